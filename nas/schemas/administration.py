@@ -26,9 +26,9 @@ class QuotaLimits(BaseModel):
     """The limits of an owner; None means no limit."""
 
     model_config = {"extra": "forbid"}
-    max_queued: int | None = Field(default=None, ge=0)
-    max_running: int | None = Field(default=None, ge=0)
-    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    max_queued: int | None = Field(default=None, ge=0, strict=True)
+    max_running: int | None = Field(default=None, ge=0, strict=True)
+    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
 
 
 class QuotaSchema(QuotaLimits):

@@ -374,6 +374,14 @@ def test_metrics_require_admin_scope(closed: TestClient, store: Store) -> None:
     assert closed.get("/metrics", headers=token(store, "ada", "admin")).status_code == 200
 
 
+@pytest.mark.parametrize("limits", [{"max_queued": True}, {"max_running": "3"}, {"gpu_hours": False}])
+def test_limits_are_numbers(closed: TestClient, store: Store, limits: dict[str, Any]) -> None:
+    headers = token(store, "root", "admin")
+    assert closed.put("/v1/quotas/ada", json={"max_queued": 3, "gpu_hours": 2}, headers=headers).status_code == 200
+    assert closed.put("/v1/quotas/ada", json=limits, headers=headers).status_code == 422
+    assert store.quotas.view("ada").max_queued == 3
+
+
 def test_logs_contain_job_id_and_no_secret() -> None:
     record = logging.LogRecord(
         "x",
