@@ -159,7 +159,7 @@ def test_weights_that_are_gone_leave_a_network_without_a_score(
 def test_a_supernet_without_a_relaxation_is_refused(tmp_path: Path) -> None:
     p = problem(SPEC)
     blob = FolderBlobs(tmp_path).put(TrainState(0, 0, {"net": p.space.supernet(0).state_dict()}).to_bytes())
-    with pytest.raises(InvalidSpec, match="no architecture parameters"):
+    with pytest.raises(InvalidSpec, match="without architecture parameters"):
         list(run(tmp_path, problem(SPEC, blob)))
 
 
