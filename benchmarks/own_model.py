@@ -55,7 +55,7 @@ from predictors.onboarding.measured import onboard
 from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
-SIDE = 96
+SIDE, CPUS = 96, 2
 PARENT_EPOCHS = 8
 SHARES = (0.58, 0.11)  # of each class for training and validation; what comes after is for testing
 TOLERANCE = 0.5  # points of accuracy below the parent's that count as equal
@@ -80,6 +80,7 @@ class Network:
 
 def bench(options: Options) -> dict[str, Any]:
     """Fine-tuning, intake, onboarding, and the two searches."""
+    torch.set_num_threads(CPUS)
     archive = shared_file(options, "data", "sign_digits.npz")
     sample = shared_file(options, "data", "imagenet_sample.npz")
     with tempfile.TemporaryDirectory(prefix="hwnas-own-model-") as name:
@@ -211,7 +212,7 @@ def searches(problem: Problem, epochs: int) -> dict[str, SearchSpec]:
             "strategy": StrategySpec(name="compress", params={"preset": "no_training"}),
             "budget": BudgetSpec(evaluations=8, verified=4, reexplore=0),
             "export": ExportSpec(count=1, int8=False),
-            "resources": ResourceSpec(cpus=2),
+            "resources": ResourceSpec(cpus=CPUS),
         }
     )
     parent_G = np.array(problem.space.pretrained_genes)

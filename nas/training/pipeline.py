@@ -16,6 +16,7 @@ from nas.core.tasks import load_task
 from nas.training.augment import Augmentation, channel_stats, to_float
 
 DEFAULT = Augmentation()
+_CHANNELS_LAST_PIXELS = 64  # height and width from which that layout is faster
 _PIXELS_AT_ONCE = 2**18
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -106,11 +107,11 @@ class Pipeline:
         x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
         labels = stored.labels[rows]
         if not self._task.movable:
-            return x, labels
+            return in_fast_layout(x), labels
         if self._task.labels == "mask":
             same = torch.Generator(self.device).manual_seed(seed)
             labels = augmentation.apply_to_masks(labels, same, resolution, flip=self.flip)
-        return augmentation.apply(x, generator, flip=self.flip), labels
+        return in_fast_layout(augmentation.apply(x, generator, flip=self.flip)), labels
 
     def plain(
         self, split: Split, resolution: int, batch: int | None = None
@@ -119,7 +120,8 @@ class Pipeline:
         as many as are fast."""
         stored = self._on_device(split)
         for rows in _even_slices(len(split), batch or self._images_at_once(resolution)):
-            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels[rows]
+            x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
+            yield in_fast_layout(x), stored.labels[rows]
 
     def _images_at_once(self, resolution: int) -> int:
         """How many images are evaluated fast: on a CPU, activations of large images in large batches leave its
@@ -133,7 +135,15 @@ class Pipeline:
         stored = self._on_device(split)
         for part in _even_slices(len(index_N), batch):
             rows = torch.from_numpy(index_N[part]).to(self.device)
-            yield to_float(stored.images_NCHW[rows], self.mean, self.std, resolution), stored.labels[rows]
+            x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
+            yield in_fast_layout(x), stored.labels[rows]
+
+
+def in_fast_layout(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """The same images; large ones with their channels last in memory, which convolutions then keep. On a CPU, that
+    trains EfficientNet-Lite0 at 96 pixels 1.7 times as fast; small images are faster as they are."""
+    large = min(x_BCHW.shape[-2:]) >= _CHANNELS_LAST_PIXELS
+    return x_BCHW.contiguous(memory_format=torch.channels_last) if large else x_BCHW
 
 
 def _even_slices(count: int, limit: int) -> Iterator[slice]:

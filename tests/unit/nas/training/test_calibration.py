@@ -110,3 +110,19 @@ def test_large_images_are_evaluated_in_small_batches() -> None:
     pipeline = Pipeline(data, "cpu")
     assert [len(x) for x, _ in pipeline.plain(data.train, 8)] == [100]
     assert [len(x) for x, _ in pipeline.plain(data.train, 96)] == [25, 25, 25, 25]
+
+
+@pytest.mark.parametrize(("side", "is_channels_last"), [(4, False), (64, True)])
+def test_large_images_have_their_channels_last_in_memory(side: int, is_channels_last: bool) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 3, side, side)).astype(np.uint8)
+    split = Split(images, np.zeros(4, dtype=np.int64))
+    data = Dataset("x", ImageShape(3, side, side, 2), split, split, split, ("a", "b"), "hash")
+    pipeline = Pipeline(data, "cpu", Preprocessing((0.0,) * 3, (1.0,) * 3))
+    rows = np.arange(4)
+    batches = [
+        *pipeline.plain(split, side),
+        *pipeline.rows(split, rows, side),
+        pipeline.augmented(split, rows, side, 0),
+    ]
+    assert [x.is_contiguous(memory_format=torch.channels_last) for x, _ in batches] == [is_channels_last] * 3
+    torch.testing.assert_close(batches[0][0], torch.from_numpy(images).float(), check_stride=False)
