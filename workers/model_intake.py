@@ -26,7 +26,7 @@ from nas.core.tasks import load_task
 from nas.export import to_onnx_for_timing
 from nas.models.execution import build
 from nas.models.fitting import require_fit
-from nas.models.graph import ModelGraph
+from nas.models.graph import InvalidModel, ModelGraph
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadRequest, read_source
 from nas.models.reading.model import ReadModel
@@ -81,7 +81,9 @@ def take_in(
 def _run(stage: str, payload: IntakePayload, blobs: BlobStore, state: SearchState, measure: Measurer) -> _StageOutcome:
     if stage == READ_STAGE:
         model = _read(payload.spec, blobs)
-        return _StageOutcome(_store(model, blobs).as_json(), model.warnings)
+        stored = _store(model, blobs)
+        _require_every_channel(payload.spec, stored.summary)
+        return _StageOutcome(stored.as_json(), model.warnings)
     stored = StoredModel.parse(state.finished[READ_STAGE])
     try:
         if stage == EVALUATE_STAGE:
@@ -123,6 +125,17 @@ def _store(model: ReadModel, blobs: BlobStore) -> StoredModel:
         summary=ModelSummary.of(report),
         preprocessing=model.preprocessing,
     )
+
+
+def _require_every_channel(spec: ModelSpec, summary: ModelSummary) -> None:
+    """Raises InvalidModel unless mean and standard deviation have a value for each channel of the model's images."""
+    if spec.preprocessing is None or summary.input_shape is None:
+        return
+    channels, values = summary.input_shape[0], len(spec.preprocessing.mean)
+    if values != channels:
+        raise InvalidModel(
+            f"preprocessing: expected mean and std for {channels} channel{'s' * (channels != 1)}, got {values} of each"
+        )
 
 
 def _module(stored: StoredModel, blobs: BlobStore) -> nn.Module:

@@ -298,6 +298,17 @@ def test_a_model_is_judged_on_data(service: IntakeService, digits_model: Path) -
     assert model.quality.interval[0] < correct < model.quality.interval[1]
 
 
+def test_mean_and_std_of_other_channels_are_refused(service: IntakeService, exported: Path) -> None:
+    client = service.client()
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    two = PreprocessingSpec(mean=(120.0, 110.0), std=(60.0, 60.0))
+    client.add_model(ModelSpec(name="mine", source=source, preprocessing=two))
+    service.work()
+    model = client.model("mine")
+    assert model.status == "failed"
+    assert model.error == "preprocessing: expected mean and std for 3 channels, got 2 of each"
+
+
 def test_data_that_a_model_does_not_fit_are_warned_of(service: IntakeService, exported: Path) -> None:
     client = service.client()
     source = FileSource(**client.upload_model_file(exported).model_dump())
