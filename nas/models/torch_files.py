@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ def open_state_dict(path: Path) -> dict[str, NDArray[Any]]:
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError, AttributeError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise InvalidModel(
-            f"weights: expected a state dict of tensors and nothing that runs code when it is opened, got: {reason}"
+            "weights: expected a state dict of tensors and nothing that runs code when it is opened, as "
+            f"torch.save(model.state_dict(), ...) writes it, got {_refused(error)}"
         ) from None
     if not isinstance(content, dict):
         raise InvalidModel(f"weights: expected a state dict, got {type(content).__name__}")
@@ -49,6 +50,14 @@ def open_state_dict(path: Path) -> dict[str, NDArray[Any]]:
             f"{', '.join(entries) or ', '.join(map(str, content)) or 'an empty dict'}"
         )
     return _arrays(next(iter(entries.values())))
+
+
+def _refused(error: Exception) -> str:
+    """What a file holds instead. Torch's own message advises to trust the file, and is coloured for terminals."""
+    if isinstance(error, OSError):
+        return f"one that cannot be read: {error}"
+    other_object = re.search(r"GLOBAL (\S+)", str(error))
+    return f"one with {other_object.group(1)}" if other_object else "a file that is none"
 
 
 def _tensors(content: object) -> dict[str, torch.Tensor]:

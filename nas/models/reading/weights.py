@@ -42,9 +42,10 @@ def with_weights(model: ReadModel, arrays: WeightsByName) -> ReadModel:
     named = _without_prefix(arrays, needed)
     if missing := [name for name in needed if name not in named]:
         surplus = [name for name in named if name not in needed and not name.endswith(_COUNTERS)]
+        rest = f"; without a place in the model are {_listed(surplus)}" if surplus else ""
         raise InvalidModel(
             f"weights: expected a tensor for each of the model's {len(needed)} parameters, got none for "
-            f"{_listed(missing)}; without a place in the model are {_listed(surplus) or 'none'}"
+            f"{_listed(missing)}{rest}"
         )
     if misfits := [
         f"{name} {list(shape)}, got {list(named[name].shape)}"
