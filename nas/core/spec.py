@@ -28,7 +28,8 @@ from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names, task_of_objective
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -454,8 +455,20 @@ def parse_spec(model: type[T], record: object) -> T:
             if e["type"] == "extra_forbidden":
                 lines.append(f"unknown key {where!r}" + (f": expected {field_names}" if len(e["loc"]) == 1 else ""))
             else:
-                lines.append(f"{where}: {e['msg']}, got {e['input']!r}")
+                lines.append(f"{where}: {_expected_and_got(e)}")
         raise InvalidSpec("; ".join(lines)) from error
+
+
+def _expected_and_got(details: Mapping[str, Any]) -> str:
+    """What pydantic says of a wrong value, in our words where it has none for users."""
+    expected = details["msg"]
+    if details["type"] == "value_error":
+        expected = str(details["ctx"]["error"])
+        if ", got " in expected:
+            return expected
+    elif details["type"] == "string_pattern_mismatch" and details["ctx"]["pattern"] == _NAME_PATTERN:
+        expected = "expected up to 64 letters, digits, '.', '_' and '-' that begin with a letter or digit"
+    return f"{expected}, got {details['input']!r}"
 
 
 def read_spec(model: type[T], path: Path) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,13 @@ def test_a_bound_on_accuracy_is_a_share() -> None:
     assert parse_spec(ObjectiveSpec, {"name": "accuracy", "bound": 100}).bound == 100.0
     with pytest.raises(InvalidSpec, match=r"at most 100 %, got 101"):
         parse_spec(ObjectiveSpec, {"name": "accuracy", "bound": 101})
+
+
+def test_what_is_wrong_with_a_value_is_said_once_and_in_words() -> None:
+    with pytest.raises(InvalidSpec) as refused:
+        parse_spec(DeviceSpec, {"name": "my board", "samples": 16, "predictor": "ridge"})
+    assert str(refused.value).startswith("name: expected up to 64 letters, digits, '.', '_' and '-'")
+    assert str(refused.value).endswith("got 'my board'")
+    with pytest.raises(InvalidSpec) as refused:
+        parse_spec(SearchSpec, {"objectives": [{"name": "latency"}]})
+    assert re.fullmatch(r"objectives: expected accuracy and 1 to 3 more of [a-z_, ]+, got latency", str(refused.value))
