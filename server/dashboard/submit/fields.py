@@ -12,7 +12,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
-from nas.core.spec import UNTRAINED_BUDGET, FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
+from nas.core.spec import UNTRAINED_BUDGET, DataSpec, FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
 from nas.schemas.searches import SearchSchema
@@ -38,14 +38,14 @@ SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
 @dataclass(frozen=True)
 class SubmitOptions:
     """What the form offers: ``devices`` that have predictors, ``parents``, searches with a trained supernet, and
-    ``models`` that spaces can start from."""
+    ``models`` that spaces can start from, with the data that they were judged on."""
 
     spaces: list[SpaceSchema]
     strategies: list[StrategySchema]
     datasets: list[str]
     devices: list[str]
     parents: list[SearchSchema]
-    models: list[str]
+    models: dict[str, DataSpec | None]
 
 
 class SpecFields:
@@ -54,7 +54,7 @@ class SpecFields:
     def __init__(self, options: SubmitOptions, supernet: str, device: str, model: str = "") -> None:
         self._controls: list[ValueElement[Any]] = []
         parent = next((search for search in options.parents if search.id == supernet), None)
-        self._initial = parent.spec if parent is not None else _default_spec(options, model)
+        self._initial = parent.spec if parent is not None else default_spec(options, model)
         self._presets = {space.name: list(space.presets) for space in options.spaces}
         with div("card"), div("form"):
             text("Search", "form-title")
@@ -263,8 +263,9 @@ class SpecFields:
         }
 
 
-def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:
-    """A first search; of a model, over the first space that starts from one, by the strategy that compresses it."""
+def default_spec(options: SubmitOptions, model: str) -> SearchSpec:
+    """A first search; of a model, over the first space that starts from one, by the strategy that compresses it, on the
+    data that it was judged on."""
     space = next((space.name for space in options.spaces if space.of_model), None)
     strategy = next((s.name for s in options.strategies if s.name == _COMPRESS), None)
     if not model or space is None or strategy is None:
@@ -273,6 +274,7 @@ def _default_spec(options: SubmitOptions, model: str) -> SearchSpec:
         name=f"{model}, faster",
         space=SpaceSpec(name=space, model=model, params={}),
         strategy=StrategySpec(name=strategy, params={"preset": "no_training"}),
+        data=options.models.get(model) or DataSpec(),
         budget=UNTRAINED_BUDGET,
     )
 

@@ -33,7 +33,7 @@ async def submit_page(client: Client, supernet: str, device: str, model: str = "
             datasets=client.datasets(),
             devices=[d.name for d in client.devices() if d.predictors],
             parents=[search for search in finished if can_fork(search)],
-            models=[m.name for m in client.models() if m.summary is not None],
+            models={m.name: m.spec.data for m in client.models() if m.summary is not None},
         )
 
     with page_layout(client, "New search", "/submit") as shell:
