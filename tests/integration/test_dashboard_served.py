@@ -72,6 +72,9 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", blobs) as store, service(tmp_path) as url:
         page.goto(f"{url}/models")
         expect(page.get_by_text("No models yet")).to_be_visible()
+        pickled = {"name": "signs.pth", "mimeType": "application/octet-stream", "buffer": b"pickled"}
+        page.locator("input[type=file]").first.set_input_files(pickled)
+        expect(page.get_by_text("a pickled checkpoint runs code when it is opened")).to_be_visible()
         page.locator("input[type=file]").first.set_input_files(str(exported))
         expect(page.get_by_text("signs.pt2 is uploaded")).to_be_visible()
         page.get_by_label("Mean of the pixels").fill("123.7, 116.3, 103.5")
@@ -84,6 +87,8 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
         expect(drawing).to_be_visible()
         expect(page.get_by_role("heading", name="May be narrowed")).to_be_visible()
         expect(page.get_by_role("heading", name="Stays as wide as it is")).to_be_visible()
+        upper, lower = (card.bounding_box() for card in page.locator(".card", has_text="May be").all()[-2:])
+        assert lower["y"] - upper["y"] - upper["height"] > 8
         page.get_by_role("button", name="Make it faster").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("New search")
         page.goto("about:blank")

@@ -11,7 +11,7 @@ from nicegui.elements.mixins.text_element import TextElement
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidInput
-from nas.core.model_spec import MODEL_SUFFIXES, WEIGHTS_SUFFIXES, ModelSpec, UploadedFile
+from nas.core.model_spec import MODEL_SUFFIXES, PICKLED_HINT, WEIGHTS_SUFFIXES, ModelSpec, UploadedFile
 from nas.core.spec import parse_spec
 from server.dashboard.elements import code_block, div, heading, text
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -112,7 +112,13 @@ class FileField:
     ) -> None:
         self._client, self._problem, self._on_uploaded = client, problem, on_uploaded
         self.uploaded: UploadedFile | None = None
-        upload = ui.upload(label=f"{label} {' or '.join(suffixes)}", on_upload=self._upload, auto_upload=True)
+        self._suffixes = suffixes
+        upload = ui.upload(
+            label=f"{label} {' or '.join(suffixes)}",
+            on_upload=self._upload,
+            on_rejected=self._reject,
+            auto_upload=True,
+        )
         upload.props(f"accept={','.join(suffixes)} flat bordered")
         self._state: TextElement = text("", "small muted")
 
@@ -122,6 +128,11 @@ class FileField:
             raise InvalidInput("expected a model: choose a file first")
         return self.uploaded
 
+    def _reject(self) -> None:
+        """Say which files the browser lets through; it tells no names of others."""
+        hint = PICKLED_HINT if self._suffixes == MODEL_SUFFIXES else ""
+        self._problem.show(f"expected a file of the kind {' or '.join(self._suffixes)}, got another{hint}")
+
     async def _upload(self, event: events.UploadEventArguments) -> None:
         filename = PurePath(event.file.name).name
         try:
@@ -130,7 +141,7 @@ class FileField:
                 await event.file.save(path)
                 self.uploaded = await call_service(self._client.upload_model_file, path, filename)
         except HwnasError as error:
-            self.uploaded = None
+            self.uploaded, self._state.text = None, ""
             self._problem.show(str(error))
             return
         self._state.text = f"{filename} is uploaded"

@@ -47,7 +47,7 @@ async def model_page(client: Client, name: str) -> None:
         refusal = problem_view("The model was refused")
         intake = MemoizedView(_draw_intake)
         figures = MemoizedView(_draw_figures)
-        report = MemoizedView(draw_report)
+        report = MemoizedView(draw_report, "stack")
 
         def draw(snapshot: ModelSnapshot) -> None:
             model = snapshot.model
