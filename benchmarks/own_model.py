@@ -13,7 +13,7 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from pathlib import Path
@@ -55,11 +55,12 @@ from predictors.onboarding.measured import onboard
 from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
-SIDE, CPUS = 96, 2
+SIDE = 96
 PARENT_EPOCHS = 8
 SHARES = (0.58, 0.11)  # of each class for training and validation; what comes after is for testing
 TOLERANCE = 0.5  # points of accuracy below the parent's that count as equal
 BOUND_SHARE = 0.45  # of the parent's latency, that the search with training may take at most
+PARTS = ("imagenet", "no_training", "best")
 DROP = 10.0  # points below the parent's at which hypervolume begins
 
 
@@ -80,7 +81,7 @@ class Network:
 
 def bench(options: Options) -> dict[str, Any]:
     """Fine-tuning, intake, onboarding, and the two searches."""
-    torch.set_num_threads(CPUS)
+    torch.set_num_threads(options.more["threads"])
     archive = shared_file(options, "data", "sign_digits.npz")
     sample = shared_file(options, "data", "imagenet_sample.npz")
     with tempfile.TemporaryDirectory(prefix="hwnas-own-model-") as name:
@@ -98,18 +99,18 @@ def bench(options: Options) -> dict[str, Any]:
         problem = prepare_problem(data, parent, blobs, options.more["samples"])
         seconds["onboarding"] = time.monotonic() - started_at
         presets: dict[str, Any] = {}
-        for preset, spec in searches(problem, options.more["epochs"]).items():
-            if preset in options.more["presets"]:
+        for preset, spec in searches(problem, options.more).items():
+            if preset in options.more["parts"]:
                 started_at = time.monotonic()
                 presets[preset] = search(problem, spec, blobs)
                 presets[preset]["seconds"] = seconds[preset] = time.monotonic() - started_at
-        best = presets.get("best", next(iter(presets.values())))
+        best = presets.get("best") or presets.get("no_training") or {}
         return {
             "test_images": len(problem.data.test),
             "split": "by position within each class of the file, in which a person's pictures lie near each other",
             "classes": len(problem.data.class_names),
             **best,
-            "imagenet": imagenet(sample, folder),
+            **({"imagenet": imagenet(sample, folder)} if "imagenet" in options.more["parts"] else {}),
             "presets": presets,
             "seconds": seconds,
         }
@@ -205,16 +206,17 @@ def prepare_problem(data: DataSpec, parent: ParentModel, blobs: FolderBlobs, sam
     return Problem(spec, space, dataset, profile, load_predictor(fitted.family, blobs.get(fitted.blob)))
 
 
-def searches(problem: Problem, epochs: int) -> dict[str, SearchSpec]:
+def searches(problem: Problem, more: Mapping[str, Any]) -> dict[str, SearchSpec]:
     """A spec for each preset. With training, networks may take a share of the parent's time at most."""
     base = problem.spec.model_copy(
         update={
             "strategy": StrategySpec(name="compress", params={"preset": "no_training"}),
             "budget": BudgetSpec(evaluations=8, verified=4, reexplore=0),
             "export": ExportSpec(count=1, int8=False),
-            "resources": ResourceSpec(cpus=CPUS),
+            "resources": ResourceSpec(cpus=more["threads"]),
         }
     )
+    retraining = {"networks": more["networks"], "epochs": more["epochs"]}
     parent_G = np.array(problem.space.pretrained_genes)
     parent_ms = float(predict_latency(problem.predictor, problem.space, parent_G[None]).mean_ms[0])
     latency = ObjectiveSpec(name="latency", bound=round(BOUND_SHARE * parent_ms, 3))
@@ -222,10 +224,12 @@ def searches(problem: Problem, epochs: int) -> dict[str, SearchSpec]:
         "no_training": base,
         "best": base.model_copy(
             update={
-                "strategy": StrategySpec(name="compress", params={"preset": "best", "fine_tune_epochs": 4}),
+                "strategy": StrategySpec(
+                    name="compress", params={"preset": "best", "fine_tune_epochs": more["fine_tune_epochs"]}
+                ),
                 "objectives": (ObjectiveSpec(name="accuracy"), latency),
-                "budget": BudgetSpec(evaluations=40, verified=8, reexplore=1),
-                "retrain": RetrainSpec(networks=4, epochs=epochs, trials=1, batch_size=32, teacher="parent"),
+                "budget": BudgetSpec(evaluations=more["evaluations"], verified=8, reexplore=1),
+                "retrain": RetrainSpec(**retraining, trials=1, batch_size=32, teacher="parent"),
             }
         ),
     }
@@ -297,10 +301,18 @@ def _say(text: str) -> None:
 
 
 def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--parent-epochs", type=int, default=PARENT_EPOCHS, help="of fine-tuning (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=8, help="of retraining each network (%(default)s)")
-    parser.add_argument("--samples", type=int, default=40, help="networks measured in onboarding (%(default)s)")
-    parser.add_argument("--presets", nargs="+", default=["no_training", "best"], help="searches to run (%(default)s)")
+    numbers = {
+        "--parent-epochs": (PARENT_EPOCHS, "epochs of fine-tuning the parent"),
+        "--samples": (40, "networks measured in onboarding"),
+        "--fine-tune-epochs": (4, "epochs of fine-tuning all smaller networks together"),
+        "--evaluations": (40, "networks that are scored by the search, and by its baseline"),
+        "--networks": (4, "networks of search and baseline each that are retrained"),
+        "--epochs": (8, "epochs of retraining each"),
+        "--threads": (2, "threads of training and evaluation"),
+    }
+    for name, (default, text) in numbers.items():
+        parser.add_argument(name, type=int, default=default, help=f"{text} (%(default)s)")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to run (all)")
 
 
 if __name__ == "__main__":
