@@ -216,6 +216,7 @@ def searches(problem: Problem, more: Mapping[str, Any]) -> dict[str, SearchSpec]
             "resources": ResourceSpec(cpus=more["threads"]),
         }
     )
+    trained = {"preset": "best", "fine_tune_epochs": more["fine_tune_epochs"]}
     retraining = {"networks": more["networks"], "epochs": more["epochs"]}
     parent_G = np.array(problem.space.pretrained_genes)
     parent_ms = float(predict_latency(problem.predictor, problem.space, parent_G[None]).mean_ms[0])
