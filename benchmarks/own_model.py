@@ -225,9 +225,7 @@ def searches(problem: Problem, more: Mapping[str, Any]) -> dict[str, SearchSpec]
         "no_training": base,
         "best": base.model_copy(
             update={
-                "strategy": StrategySpec(
-                    name="compress", params={"preset": "best", "fine_tune_epochs": more["fine_tune_epochs"]}
-                ),
+                "strategy": StrategySpec(name="compress", params=trained),
                 "objectives": (ObjectiveSpec(name="accuracy"), latency),
                 "budget": BudgetSpec(evaluations=more["evaluations"], verified=8, reexplore=1),
                 "retrain": RetrainSpec(**retraining, trials=1, batch_size=32, teacher="parent"),
