@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.core.errors import InvalidSpec
+from nas.core.errors import InvalidSpec, NotFound
 from nas.core.retraining import RetrainSpec, Start, teacher_from_text
-from nas.core.spec import UNTRAINED_BUDGET, BudgetSpec, SearchSpec, StrategySpec, parse_spec, read_spec
+from nas.core.spec import UNTRAINED_BUDGET, BudgetSpec, DataSpec, SearchSpec, StrategySpec, parse_spec, read_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound
@@ -81,7 +81,7 @@ def submit(
     - `nas submit --device pi --device server --fleet each`: one training, a front for each
     - `nas submit --retrain 30 --retrain-start inherited --teacher largest`: fine-tune what was found
     """
-    base = read_spec(SearchSpec, spec) if spec is not None else SearchSpec(name="digits")
+    base = read_spec(SearchSpec, spec) if spec is not None else _spec_without_file(service, model)
     record = base.model_dump(mode="json")
     record |= _non_null(name=name, seed=seed, supernet=supernet)
     if fields := device_fields(device, fleet, base.fleet):
@@ -171,6 +171,19 @@ def extend(
         else:
             text = f"search [bold]{child.id}[/] extends {search_id}; follow it with `nas watch {child.id}`"
             render.out(child, service.json_output, lambda _: text)
+
+
+def _spec_without_file(service: ServiceOptions, model: str | None) -> SearchSpec:
+    """The spec that options change; of a model, on the data that it was judged on. The service refuses unknown models,
+    and says how to add one."""
+    if model is None:
+        return SearchSpec(name="digits")
+    with service.connect() as nas:
+        try:
+            data = nas.model(model).spec.data
+        except NotFound:
+            data = None
+    return SearchSpec(name=f"{model}, faster", data=data or DataSpec())
 
 
 def _retraining(

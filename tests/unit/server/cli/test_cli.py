@@ -28,6 +28,7 @@ from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import (
     UNTRAINED_BUDGET,
     BudgetSpec,
+    DataSpec,
     DeviceSpec,
     FleetSpec,
     SearchSpec,
@@ -359,6 +360,19 @@ def test_options_override_the_file(run: Run, service: SeededService, tmp_path: P
     assert service.last.headers["idempotency-key"] == "once"
 
 
+def test_a_model_is_made_faster_on_the_data_that_it_was_judged_on(
+    run: Run, service: SeededService, tmp_path: Path
+) -> None:
+    (tmp_path / "judged.pt2").write_bytes(b"anything")
+    judged = ("--data", "digits", "--data-param", "max_test=100", "--no-watch")
+    added = run("models", "add", "judged", str(tmp_path / "judged.pt2"), *judged)
+    assert added.exit_code == 0, added.stderr
+    run("submit", "--model", "judged")
+    assert SearchSpec.model_validate(service.body()).data == DataSpec(params={"max_test": 100})
+    for words in (("cancel", "judged"), ("delete", "judged", "--yes")):
+        assert run("models", *words).exit_code == 0
+
+
 def test_a_model_is_compressed_without_training_unless_networks_are_retrained(
     run: Run, service: SeededService, tmp_path: Path
 ) -> None:
@@ -367,6 +381,7 @@ def test_a_model_is_compressed_without_training_unless_networks_are_retrained(
     assert spec.space == SpaceSpec(name="own_model", model="signs", params={})
     assert spec.strategy == StrategySpec(name="compress", params={"preset": "no_training"})
     assert spec.budget == UNTRAINED_BUDGET
+    assert (spec.name, spec.data) == ("signs, faster", DataSpec())
     run("submit", "--model", "signs", "--evaluations", "24")
     assert SearchSpec.model_validate(service.body()).budget == UNTRAINED_BUDGET.model_copy(update={"evaluations": 24})
     path = tmp_path / "spec.yaml"
