@@ -17,9 +17,8 @@ def require_fit(name: str, summary: ModelSummary, shape: ImageShape, task: Task)
             f"{'several inputs' if summary.input_shape is None else ('images', *summary.input_shape)}"
         )
     if summary.input_shape[0] != shape.channels:
-        raise InvalidSpec(
-            f"space.model: {name!r} takes images of {summary.input_shape[0]} channels, the data have {shape.channels}"
-        )
+        channels = f"{summary.input_shape[0]} channel{'s' * (summary.input_shape[0] != 1)}"
+        raise InvalidSpec(f"space.model: {name!r} takes images of {channels}, the data have {shape.channels}")
     if not _gives(summary, task, shape.classes):
         outputs = ", ".join("x".join(map(str, output)) for output in summary.output_shapes)
         where = " and pixel" if task.outputs == "map" else ""
