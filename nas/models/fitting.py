@@ -12,9 +12,10 @@ def require_fit(name: str, summary: ModelSummary, shape: ImageShape, task: Task)
     """Raises InvalidSpec if a model takes other images than those of ``shape``, or gives other outputs than the task
     expects for their classes."""
     if summary.input_shape is None or len(summary.input_shape) != 3:
+        sizes = ", ".join(map(str, ("images", *(summary.input_shape or ()))))
         raise InvalidSpec(
             f"space.model: expected a model with one input of shape (images, channels, height, width), {name!r} has "
-            f"{'several inputs' if summary.input_shape is None else ('images', *summary.input_shape)}"
+            f"{'several inputs' if summary.input_shape is None else f'one of ({sizes})'}"
         )
     if summary.input_shape[0] != shape.channels:
         channels = f"{summary.input_shape[0]} channel{'s' * (summary.input_shape[0] != 1)}"

@@ -16,3 +16,10 @@ def test_a_misfit_names_both_numbers_of_channels(channels: int, words: str) -> N
     summary = ModelSummary((channels, 8, 8), ((10,),), 40, 2, 1, True)
     with pytest.raises(InvalidSpec, match=f"'mine' takes images of {words} the data have 4"):
         require_fit("mine", summary, ImageShape(4, 8, 8, 10), load_task("single_label"))
+
+
+def test_an_input_that_is_no_image_is_written_as_a_shape() -> None:
+    with pytest.raises(InvalidSpec, match=r"'mine' has one of \(images, 16\)$"):
+        require_fit(
+            "mine", ModelSummary((16,), ((10,),), 40, 2, 1, False), ImageShape(1, 8, 8, 10), load_task("single_label")
+        )
