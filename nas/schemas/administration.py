@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import AwareDatetime, BaseModel, Field, model_validator
 
 from nas.core.access import Scope
-from nas.core.spec import Name
+from nas.core.spec import Name, booleans_for_numbers
 from nas.schemas.common import Page
 
 
@@ -26,9 +26,16 @@ class QuotaLimits(BaseModel):
     """The limits of an owner; None means no limit."""
 
     model_config = {"extra": "forbid"}
-    max_queued: int | None = Field(default=None, ge=0, strict=True)
-    max_running: int | None = Field(default=None, ge=0, strict=True)
-    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False, strict=True)
+    max_queued: int | None = Field(default=None, ge=0)
+    max_running: int | None = Field(default=None, ge=0)
+    gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_no_booleans(cls, record: Any) -> Any:
+        if names := booleans_for_numbers(cls, record):
+            raise ValueError(f"{names[0]}: expected a number, got a boolean")
+        return record
 
 
 class QuotaSchema(QuotaLimits):

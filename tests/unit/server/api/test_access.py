@@ -374,7 +374,7 @@ def test_metrics_require_admin_scope(closed: TestClient, store: Store) -> None:
     assert closed.get("/metrics", headers=token(store, "ada", "admin")).status_code == 200
 
 
-@pytest.mark.parametrize("limits", [{"max_queued": True}, {"max_running": "3"}, {"gpu_hours": False}])
+@pytest.mark.parametrize("limits", [{"max_queued": True}, {"max_running": 1.5}, {"gpu_hours": False}])
 def test_limits_are_numbers(closed: TestClient, store: Store, limits: dict[str, Any]) -> None:
     headers = token(store, "root", "admin")
     assert closed.put("/v1/quotas/ada", json={"max_queued": 3, "gpu_hours": 2}, headers=headers).status_code == 200
