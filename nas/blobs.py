@@ -49,45 +49,12 @@ class FolderBlobs:
 
     def put(self, data: bytes) -> str:
         """Store the bytes and return their sha256. Raises StorageError."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        path = self._path(sha256)
-        with _storage_errors(sha256):
-            if path.exists() and hashlib.sha256(path.read_bytes()).hexdigest() == sha256:
-                path.touch()  # restarts the grace period of garbage collection
-                return sha256
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
-            try:
-                with part.open("xb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-            _sync_folder(path.parent)
-        return sha256
+        return self._write(hashlib.sha256(data).hexdigest(), io.BytesIO(data))
 
     def put_file(self, source: Path) -> str:
         """Store the content of a file, without reading it as a whole, and return its sha256. Raises StorageError."""
-        sha256 = _sha256_of(source)
-        path = self._path(sha256)
-        with _storage_errors(sha256):
-            if path.exists() and _sha256_of(path) == sha256:
-                path.touch()
-                return sha256
-            path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
-            try:
-                with source.open("rb") as content, part.open("xb") as file:
-                    shutil.copyfileobj(content, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(path)
-            finally:
-                part.unlink(missing_ok=True)
-            _sync_folder(path.parent)
-        return sha256
+        with source.open("rb") as content:
+            return self._write(_sha256_of(source), content)
 
     def has(self, sha256: str) -> bool:
         """Whether there is such a blob."""
@@ -115,6 +82,26 @@ class FolderBlobs:
         """Delete a blob if it exists."""
         with _storage_errors(sha256):
             self._path(sha256).unlink(missing_ok=True)
+
+    def _write(self, sha256: str, content: BinaryIO) -> str:
+        """Write a blob whose sha256 is known, unless it is there and whole."""
+        path = self._path(sha256)
+        with _storage_errors(sha256):
+            if path.exists() and _sha256_of(path) == sha256:
+                path.touch()  # restarts the grace period of garbage collection
+                return sha256
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{sha256}.{secrets.token_hex(4)}.part")
+            try:
+                with part.open("xb") as file:
+                    shutil.copyfileobj(content, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            finally:
+                part.unlink(missing_ok=True)
+            _sync_folder(path.parent)
+        return sha256
 
     def _path(self, sha256: str) -> Path:
         return self.root / _checked_name(sha256)[:2] / sha256

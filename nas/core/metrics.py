@@ -146,6 +146,11 @@ def recall_by_class(label_N: NDArray[np.int64], answer_N: NDArray[np.int64], cla
     """The share of each class's images that are recognised, in %; None for a class without images."""
     total_K = np.bincount(label_N, minlength=classes)
     right_K = np.bincount(label_N[answer_N == label_N], minlength=classes)
+    return shares_by_class(right_K, total_K)
+
+
+def shares_by_class(right_K: NDArray[np.int64], total_K: NDArray[np.int64]) -> tuple[float | None, ...]:
+    """``right_K`` of ``total_K`` for each class, in %; None for a class with none."""
     return tuple(100.0 * r / t if t else None for r, t in zip(right_K.tolist(), total_K.tolist(), strict=True))
 
 

@@ -34,8 +34,8 @@ Name = Annotated[str, Field(pattern=_NAME_PATTERN)]
 T = TypeVar("T", bound=BaseModel)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+class NumbersModel(BaseModel):
+    """A model whose numbers are not given as booleans."""
 
     @model_validator(mode="before")
     @classmethod
@@ -43,6 +43,10 @@ class _Strict(BaseModel):
         if names := booleans_for_numbers(cls, record):
             raise ValueError(f"{names[0]}: expected a number, got {str(record[names[0]]).lower()}")
         return record
+
+
+class _Strict(NumbersModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def booleans_for_numbers(model: type[BaseModel], record: object) -> list[str]:
@@ -252,13 +256,13 @@ class SearchSpec(_Strict):
         if len(set(names)) != len(names):
             raise ValueError(f"each objective once, got {', '.join(names)}")
         task = info.data["data"].task if "data" in info.data else DEFAULT_TASK
-        others = [name for name in names if name not in COSTS]
-        expected = load_task(task).objective if task in task_names() else (*others, "a quality")[0]
-        known = (expected, *COSTS)
+        qualities = [name for name in names if name not in COSTS]
+        expected = load_task(task).objective if task in task_names() else (*qualities, "a quality")[0]
+        valid = (expected, *COSTS)
         for at, name in enumerate(names):
-            if name not in known:
-                raise ValueError(f"objectives.{at}.name: {UnknownName('objective', name, known)}")
-        if others != [expected] or not 2 <= len(names) <= 4:
+            if name not in valid:
+                raise ValueError(f"objectives.{at}.name: {UnknownName('objective', name, valid)}")
+        if qualities != [expected] or not 2 <= len(names) <= 4:
             raise ValueError(f"expected {expected} and 1 to 3 more of {', '.join(COSTS)}, got {', '.join(names)}")
         return value
 

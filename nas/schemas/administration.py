@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, Field, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from nas.core.access import Scope
-from nas.core.spec import Name, booleans_for_numbers
+from nas.core.spec import Name, NumbersModel
 from nas.schemas.common import Page
 
 
@@ -22,26 +22,19 @@ class PrincipalSchema(BaseModel):
     quota: QuotaSchema
 
 
-class QuotaLimits(BaseModel):
+class QuotaLimits(NumbersModel):
     """The limits of an owner; None means no limit."""
 
-    model_config = {"extra": "forbid"}
+    model_config = ConfigDict(extra="forbid")
     max_queued: int | None = Field(default=None, ge=0)
     max_running: int | None = Field(default=None, ge=0)
     gpu_hours: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _numbers_are_no_booleans(cls, record: Any) -> Any:
-        if names := booleans_for_numbers(cls, record):
-            raise ValueError(f"{names[0]}: expected a number, got a boolean")
-        return record
 
 
 class QuotaSchema(QuotaLimits):
     """The limits of one owner and their use."""
 
-    model_config = {"extra": "ignore"}  # a newer service may say more
+    model_config = ConfigDict(extra="ignore")  # a newer service may say more
     owner: str
     queued: int = 0
     running: int = 0
@@ -68,7 +61,7 @@ class TokenBody(BaseModel):
     The scope ``agent`` stands alone, with the name of the only ``device`` that the token is for.
     """
 
-    model_config = {"extra": "forbid"}
+    model_config = ConfigDict(extra="forbid")
     owner: str = Field(min_length=1, max_length=120)
     name: str = Field(min_length=1, max_length=120)
     scopes: list[Scope] = Field(min_length=1)

@@ -12,6 +12,7 @@ import torch
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
+from nas.core.listing import first_names
 from nas.core.parent import Preprocessing
 from nas.core.ports import BlobStore, Problem, TeacherModel
 from nas.core.retraining import TeacherSpec
@@ -100,6 +101,5 @@ def _of_another_search(problem: Problem, model: TeacherModel, blobs: BlobStore, 
     return Teacher(module.to(torch.device(device)).eval(), preprocessing["height"], stored)
 
 
-def _listed(names: object, most: int = 5) -> str:
-    listed = [str(name) for name in names] if isinstance(names, list | tuple) else [str(names)]
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+def _listed(names: object) -> str:
+    return first_names([str(name) for name in names] if isinstance(names, list | tuple) else [str(names)], 5)

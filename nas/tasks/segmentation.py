@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from nas import exported_run
 from nas.core.measures import Measure
+from nas.core.metrics import shares_by_class
 from nas.core.tasks import IGNORED, Labels, LossOptions, Outputs, Task, TaskScores
-from nas.tasks.arrays import mean_share, reduction, shares_by_class
+from nas.tasks.arrays import mean_share, reduction
 
 _PIXEL_ACCURACY = Measure("pixel_accuracy", "{} pixel accuracy")
 

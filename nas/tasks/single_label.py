@@ -10,7 +10,7 @@ from nas.core.errors import InvalidInput
 from nas.core.measures import Measure
 from nas.core.metrics import recall_by_class
 from nas.core.tasks import Labels, LossOptions, Outputs, Task, TaskScores
-from nas.tasks.arrays import reduction
+from nas.tasks.arrays import mean_share, reduction
 
 _BALANCED = Measure("balanced_accuracy", "balanced {} accuracy")
 
@@ -55,9 +55,8 @@ class AccuracyScorer:
         if len(label_N) == 0:
             raise InvalidInput("accuracy is a share of images: expected some, got none")
         recalls = recall_by_class(label_N, answer_N, self._classes)
-        present = [recall for recall in recalls if recall is not None]
         accuracy = 100.0 * int((answer_N == label_N).sum()) / len(label_N)
-        return TaskScores(accuracy, {_BALANCED.name: sum(present) / len(present)}, recalls)
+        return TaskScores(accuracy, {_BALANCED.name: mean_share(recalls)}, recalls)
 
 
 SINGLE_LABEL = Task(

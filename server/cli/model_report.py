@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from nas.core.listing import first_names
 from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
 from server.cli import render
@@ -74,6 +75,5 @@ def _fixed(report: IntakeReport) -> Table:
     return table
 
 
-def _listed(names: tuple[str, ...], limit: int = 4) -> str:
-    further = len(names) - limit
-    return ", ".join(names[:limit]) + (f" and {further} more" if further > 0 else "")
+def _listed(names: tuple[str, ...]) -> str:
+    return first_names(names, 4)

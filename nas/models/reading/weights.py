@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core.listing import first_names
 from nas.models.graph import InvalidModel
 from nas.models.reading.model import ReadModel
 from nas.models.torch_files import open_safetensors, open_state_dict
@@ -42,10 +43,10 @@ def with_weights(model: ReadModel, arrays: WeightsByName) -> ReadModel:
     named = _without_prefix(arrays, needed)
     if missing := [name for name in needed if name not in named]:
         surplus = [name for name in named if name not in needed and not name.endswith(_COUNTERS)]
-        rest = f"; without a place in the model are {_listed(surplus)}" if surplus else ""
+        unplaced = f"; without a place in the model are {_listed(surplus)}" if surplus else ""
         raise InvalidModel(
             f"weights: expected a tensor for each of the model's {len(needed)} parameters, got none for "
-            f"{_listed(missing)}{rest}"
+            f"{_listed(missing)}{unplaced}"
         )
     if misfits := [
         f"{name} {list(shape)}, got {list(named[name].shape)}"
@@ -74,5 +75,4 @@ def _without_prefix(arrays: WeightsByName, needed: Mapping[str, object]) -> Weig
 
 
 def _listed(names: Sequence[str]) -> str:
-    further = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {further} more" if further > 0 else "")
+    return first_names(names, _LISTED)

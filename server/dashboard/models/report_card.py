@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from nicegui import ui
 
+from nas.core.listing import first_names
 from nas.models.graph import TensorShape
 from nas.models.intake import IntakeReport
 from server.dashboard.elements import definition_list, div, heading, text
@@ -80,7 +81,6 @@ def _draw_cell(cell: str | tuple[str, ...]) -> None:
     if isinstance(cell, str):
         text(cell, tag="td")
         return
-    further = len(cell) - _LISTED
-    with text(", ".join(cell[:_LISTED]) + (f" and {further} more" if further > 0 else ""), tag="td"):
-        if further > 0:
+    with text(first_names(cell, _LISTED), tag="td"):
+        if len(cell) > _LISTED:
             ui.tooltip(", ".join(cell))
