@@ -142,12 +142,12 @@ def _run_trial(config: TrialConfig, train: Trainable, previous: Mapping[str, Tri
         tune.report({SCORE: state.scores[epochs - 1], "scores": state.scores[:epochs], "blob": state.blob})
     if state.status != "running":
         return
-    begun = bool(state.scores)
+    has_result = bool(state.scores)
     try:
         for epoch in train(trial, state.blob):
-            begun = True
+            has_result = True
             tune.report({SCORE: epoch.scores[-1], "scores": epoch.scores, "blob": epoch.blob, "cut": epoch.cut})
-        if not begun:  # Tune requires a result of every trial
+        if not has_result:  # Tune requires a result of every trial
             tune.report({SCORE: 0.0, "scores": (), "blob": None})
     except Diverged as error:
         tune.report({SCORE: 0.0, "scores": state.scores, "blob": None, "failed": str(error)})

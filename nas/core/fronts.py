@@ -93,16 +93,16 @@ def compute_front(
             table = table.on(device)
         spec, context = spec.on(device), context.on(device)
     names = tuple(objectives or (o.name for o in spec.objectives))
-    known = (spec.task.objective, *COSTS)
+    valid = (spec.task.objective, *COSTS)
     for name in names:
-        if name not in known:
-            raise UnknownName("objective", name, known)
+        if name not in valid:
+            raise UnknownName("objective", name, valid)
     if len(set(names)) != len(names) or not 2 <= len(names) <= 4:
-        raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(known)}, got {', '.join(names)}")
+        raise InvalidInput(f"expected 2 to 4 different objectives of {', '.join(valid)}, got {', '.join(names)}")
     final = context.verified or bool(table.measurements)
     # On a device without measurements, latency stays predicted.
     measured = context.measured or bool(table.measurements)
-    metric_of = {o: OBJECTIVES[o][measured if o == "latency" else final] for o in known}
+    metric_of = {o: OBJECTIVES[o][measured if o == "latency" else final] for o in valid}
     if spec.by_share:
         metric_of["latency"] = SHARES[metric_of["latency"]]
     task = spec.task
@@ -119,7 +119,7 @@ def compute_front(
         "predicted_mj": "upper_mj",
     }
     # Bounds hold whether or not their objective is an axis of this front.
-    limits = {o: spec.bound(o) for o in known} | ({"latency": 100.0} if spec.by_share else {})
+    limits = {o: spec.bound(o) for o in valid} | ({"latency": 100.0} if spec.by_share else {})
     bounds = {bounded_metrics.get(m := metric_of[o], m): limit for o, limit in limits.items() if limit is not None}
     bounds.pop("proxy_score", None)  # which is no quality
     if bound_ms is not None:

@@ -59,8 +59,8 @@ class LabelledFiles:
             masks = [decode_mask(path, str(path), target, intake) for path in labels if isinstance(path, Path)]
             return np.stack(masks) if masks else np.zeros((0, height, width), dtype=np.uint8)
         values = np.array(labels, dtype=np.float64).reshape(len(labels), len(self.names))
-        whole = self.kind == "tags" and bool((values == np.round(values)).all())
-        return check_labels(TABLE, values.astype(np.int64) if whole else values, self.kind)
+        are_tags = self.kind == "tags" and bool((values == np.round(values)).all())
+        return check_labels(TABLE, values.astype(np.int64) if are_tags else values, self.kind)
 
 
 def list_files(root: Path, kind: LabelKind, class_names: tuple[str, ...] | None, intake: Intake) -> LabelledFiles:

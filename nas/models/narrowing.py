@@ -76,7 +76,7 @@ def narrow_graph(
     """As ``narrow``, without weights. ``analysis`` is that of ``graph``."""
     remains = _remaining_units(analysis, kept_units)
     masks = {name: _kept_along(graph.shapes[name], units, remains) for name, units in analysis.values.items()}
-    shapes = {name: tuple(len(kept) if kept.all() else int(kept.sum()) for kept in masks[name]) for name in masks}
+    shapes = {name: tuple(len(mask) if mask.all() else int(mask.sum()) for mask in masks[name]) for name in masks}
     _require_something(graph, shapes)
     positions = {axis: np.flatnonzero(remains[units]) for axis, units in analysis.axes.items()}
     parameters = tuple(_narrow_parameter(value, positions) for value in graph.parameters)
@@ -109,14 +109,14 @@ def _remaining_units(analysis: ChannelAnalysis, kept_units: KeptUnits) -> BoolAr
         if name not in analysis.numbers:
             raise UnknownName("channel group", name, analysis.numbers)
         numbers = analysis.numbers[name]
-        kept = sorted(set(positions))
-        if not kept or kept[0] < 0 or kept[-1] >= len(numbers):
+        remaining = sorted(set(positions))
+        if not remaining or remaining[0] < 0 or remaining[-1] >= len(numbers):
             raise InvalidInput(
                 f"channel group {name!r}: expected at least one of its units 0 to {len(numbers) - 1}, "
                 f"got {list(positions)}"
             )
         remains[numbers] = False
-        remains[numbers[kept]] = True
+        remains[numbers[remaining]] = True
     return remains
 
 

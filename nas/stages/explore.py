@@ -364,12 +364,12 @@ def _made_up(problem: Problem, n: int) -> SearchState:
 
 def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Candidate]:
     """Inherited candidates with their estimated quality, and metrics of the device predicted again."""
-    kept = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
+    inherited = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     outside = extrapolated(problem, genes_NG)
     for i, p in enumerate(candidates):
-        estimates = {k: v for k, v in p.metrics.items() if k in kept}
+        estimates = {k: v for k, v in p.metrics.items() if k in inherited}
         metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
         yield Candidate(p.arch, p.origin, metrics, devices=devices[i], extrapolated=outside[i])
 

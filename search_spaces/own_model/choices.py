@@ -53,6 +53,6 @@ class ElasticChoices:
 
     def narrowed(self, arch: Arch, order: UnitOrder | None = None) -> NarrowedGraph:
         """The graph of one network at its resolution, with units by ``order`` as in ``kept_units``."""
-        kept = self.kept_units(arch, order)
-        narrowed = narrow_graph(self.model.graph, self.model.analysis, kept, self.skipped_blocks(arch))
+        units = self.kept_units(arch, order)
+        narrowed = narrow_graph(self.model.graph, self.model.analysis, units, self.skipped_blocks(arch))
         return replace(narrowed, graph=with_sizes(narrowed.graph, self.resolutions[arch.genes[0]]))

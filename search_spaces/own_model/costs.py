@@ -59,11 +59,11 @@ class SizeTable:
 
     def __init__(self, sizes: Sequence[Size], places: Sequence[BlockSets], resolutions: int) -> None:
         self._fixed_RS = np.array([size.fixed_R for size in sizes], dtype=np.float64).reshape(-1, resolutions).T
-        most = max((len(size.counts) for size in sizes), default=0)
+        columns = max((len(size.counts) for size in sizes), default=0)
         # Sizes with fewer counts are multiplied by a column of ones, which is put before the counts.
         self._counts = [
             np.array([1 + size.counts[i] if i < len(size.counts) else 0 for size in sizes], dtype=np.int64)
-            for i in range(most)
+            for i in range(columns)
         ]
         self._distinct = tuple(dict.fromkeys(places))
         self._place_S = np.array([self._distinct.index(place) for place in places], dtype=np.int64)

@@ -67,8 +67,8 @@ class _Description:
         """(channels, height, width) of a value; positions of tokens are its height."""
         shape = self._shapes[name]
         dim = self._channel_dim.get(name, len(shape) - 1)
-        others = [size for i, size in enumerate(shape) if i != dim and size > 1]
-        return shape[dim], others[0] if others else 1, math.prod(others[1:])
+        sides = [size for i, size in enumerate(shape) if i != dim and size > 1]
+        return shape[dim], sides[0] if sides else 1, math.prod(sides[1:])
 
 
 def count_macs(node: GraphNode, shapes: Mapping[str, TensorShape]) -> int:

@@ -140,7 +140,7 @@ class OwnModelSupernet(ModelSupernet):
         narrowed = self._choices.narrowed(arch, self.unit_order)
         with torch.inference_mode(False):
             positions = tuple(
-                (name, axis, torch.from_numpy(kept).to(device)) for (name, axis), kept in narrowed.positions.items()
+                (name, axis, torch.from_numpy(places).to(device)) for (name, axis), places in narrowed.positions.items()
             )
         return _Plan(narrowed, GraphExecution(narrowed.graph), positions)
 

@@ -47,10 +47,10 @@ def file_name(artifact: ArtifactSchema) -> str:
 def _front_member(nas: Client, search_id: str, selection: str, exported: Collection[str]) -> tuple[str, str]:
     """The exported network at an end of the front, and a note if the front has a better one that was not exported."""
     front = nas.front(search_id)
-    wanted = front.quality.objective if selection == "best" else "latency"
-    axis = next((o for o in front.objectives if o.objective == wanted), None)
+    objective = front.quality.objective if selection == "best" else "latency"
+    axis = next((o for o in front.objectives if o.objective == objective), None)
     if axis is None:
-        raise NotFound(f"search {search_id} has no objective {wanted}, by which one could be {selection}")
+        raise NotFound(f"search {search_id} has no objective {objective}, by which one could be {selection}")
     sign = -1 if axis.goal == "max" else 1
     ordered = sorted(front.members, key=lambda p: sign * p.metrics[axis.metric].value)
     member = next((p for p in ordered if p.arch in exported), None)

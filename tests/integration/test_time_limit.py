@@ -220,20 +220,20 @@ def retrain(folder: Path, events: list[Event], is_over: Callable[[Event], bool])
 
 def test_networks_that_were_trained_to_the_end_stand_by_that(tmp_path: Path) -> None:
     """Time is up after the first trials of both: nothing is cut, the other trials and seeds are left out."""
-    begun = [*two_candidates(problem(RETRAINED))]
+    before = [*two_candidates(problem(RETRAINED))]
     progress = count(1)
-    events = retrain(tmp_path, begun, lambda e: isinstance(e, Progress) and next(progress) == 2 * 3)
-    result = fold_all([*begun, *events]).finished["retrain"]
+    events = retrain(tmp_path, before, lambda e: isinstance(e, Progress) and next(progress) == 2 * 3)
+    result = fold_all([*before, *events]).finished["retrain"]
     assert [(t["trial"], t["status"], t["epochs"]) for t in result["trials"]] == [(1, "finished", 3)] * 2
     [warned] = warnings_of(events)
     assert "was reached at 2 of 8 trainings from scratch: what there is" in warned.message
 
 
 def test_retraining_that_was_cut_is_not_begun_again_after_a_restart(tmp_path: Path) -> None:
-    begun = [*two_candidates(problem(RETRAINED))]
-    events = retrain(tmp_path, begun, lambda e: isinstance(e, Progress))
-    result = fold_all([*begun, *events]).finished["retrain"]
-    kept = [e for e in events if isinstance(e, Checkpoint)]
-    again = retrain(tmp_path, [*begun, *kept], lambda _: True)
-    assert fold_all([*begun, *kept, *again]).finished["retrain"] == result
+    before = [*two_candidates(problem(RETRAINED))]
+    events = retrain(tmp_path, before, lambda e: isinstance(e, Progress))
+    result = fold_all([*before, *events]).finished["retrain"]
+    checkpoints = [e for e in events if isinstance(e, Checkpoint)]
+    again = retrain(tmp_path, [*before, *checkpoints], lambda _: True)
+    assert fold_all([*before, *checkpoints, *again]).finished["retrain"] == result
     assert not [e for e in again if isinstance(e, Checkpoint)]

@@ -156,8 +156,8 @@ def _measured_series(
 
 def _reference_series(references: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
     """Networks that the front is compared with, with their names beside them."""
-    shown = [c for c in references if xm in c.metrics and ym in c.metrics]
-    data = [_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in shown]
+    plotted = [c for c in references if xm in c.metrics and ym in c.metrics]
+    data = [_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in plotted]
     series = scatter_series("reference", "References", data, "diamond", PURPLE, size=12)
     return series | {"label": {"show": True, "position": "right", "color": INK, "fontSize": 11}, "z": 5}
 

@@ -364,8 +364,8 @@ def test_a_model_is_made_faster_on_the_data_that_it_was_judged_on(
     run: Run, service: SeededService, tmp_path: Path
 ) -> None:
     (tmp_path / "judged.pt2").write_bytes(b"anything")
-    judged = ("--data", "digits", "--data-param", "max_test=100", "--no-watch")
-    added = run("models", "add", "judged", str(tmp_path / "judged.pt2"), *judged)
+    data_options = ("--data", "digits", "--data-param", "max_test=100", "--no-watch")
+    added = run("models", "add", "judged", str(tmp_path / "judged.pt2"), *data_options)
     assert added.exit_code == 0, added.stderr
     run("submit", "--model", "judged")
     assert SearchSpec.model_validate(service.body()).data == DataSpec(params={"max_test": 100})

@@ -248,8 +248,8 @@ def test_a_home_that_revision_0011_wrote_opens_resumes_and_forks(tmp_path: Path)
         assert (record.family, record.card.family, record.networks) == ("auto", "auto", 44)
         assert record.measurements_blob is not None
 
-        whole = store.queries.search(ids["whole"])
-        seeding.submit_search(store, whole.spec.model_copy(update={"name": "fork", "supernet": whole.id}))
+        ended = store.queries.search(ids["whole"])
+        seeding.submit_search(store, ended.spec.model_copy(update={"name": "fork", "supernet": ended.id}))
         forked = store.jobs.claim("worker", 10.0)
         assert forked is not None
         assert isinstance(forked.payload, SearchPayload)
