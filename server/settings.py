@@ -12,6 +12,14 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
+def _absolute(folder: Path) -> Path:
+    """The same folder for processes that run elsewhere; ValueError for ``~name`` of a user who does not exist."""
+    try:
+        return folder.expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
 class Settings(BaseSettings):
     """Defaults are the embedded service: one machine, one folder.
 
@@ -25,7 +33,7 @@ class Settings(BaseSettings):
     arrive within ``request_seconds``.
     """
 
-    model_config = SettingsConfigDict(env_prefix="HWNAS_", extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="HWNAS_", env_ignore_empty=True, extra="forbid", frozen=True)
 
     home: Path = Field(default_factory=lambda: Path.home() / ".hwnas")
     database_url: str = ""
@@ -54,12 +62,12 @@ class Settings(BaseSettings):
     @field_validator("home")
     @classmethod
     def _expand_home(cls, folder: Path) -> Path:
-        return folder.expanduser()
+        return _absolute(folder)
 
     @field_validator("data_roots")
     @classmethod
     def _expand_data_roots(cls, folders: tuple[Path, ...]) -> tuple[Path, ...]:
-        return tuple(folder.expanduser() for folder in folders)
+        return tuple(map(_absolute, folders))
 
     @property
     def database(self) -> str:

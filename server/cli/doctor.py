@@ -67,6 +67,10 @@ def _run_check(name: str, check: Callable[[Settings], HealthCheckSchema], settin
 
 
 def _home(settings: Settings) -> HealthCheckSchema:
+    existing = next(p for p in (settings.home, *settings.home.parents) if p.exists())
+    if not existing.is_dir():
+        detail = f"{settings.home} cannot be a folder: {existing} is a file"
+        return HealthCheckSchema(name="home", status="failed", detail=detail)
     if not settings.home.exists():
         return HealthCheckSchema(
             name="home", status="warning", detail=f"{settings.home} does not exist; `nas serve` creates it"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from server.settings import Settings
 from server.store.store import open_store
@@ -26,3 +27,25 @@ def test_database_lies_in_the_home_folder(tmp_path: Path, name: str) -> None:
         pass
     assert (tmp_path / name / "hwnas.db").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_relative_home_is_the_same_folder_for_every_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HWNAS_HOME", "here")
+    settings = Settings(data_roots=(Path("images"),))
+    assert settings.home == tmp_path / "here"
+    assert settings.data_roots == (tmp_path / "images",)
+    assert settings.as_environment()["HWNAS_HOME"] == str(tmp_path / "here")
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("HWNAS_HOME", "HWNAS_PORT", "HWNAS_RAY_ADDRESS"):
+        monkeypatch.setenv(name, "")
+    settings = Settings()
+    assert (settings.home, settings.port, settings.ray_address) == (tmp_path / ".hwnas", 8765, None)
+
+
+def test_the_home_of_a_user_who_does_not_exist_is_refused() -> None:
+    with pytest.raises(ValidationError, match="~nobody-of-this-name/x: Could not determine home"):
+        Settings(home=Path("~nobody-of-this-name/x"))

@@ -62,6 +62,17 @@ def test_doctor_says_whose_home_it_speaks_of(tmp_path: Path) -> None:
     assert f"the service of this machine in {tmp_path / 'home'}" in run("doctor").stdout.replace("\n", "")
 
 
+@pytest.mark.parametrize("below", ["", "deeper"])
+def test_doctor_fails_where_the_home_is_a_file(tmp_path: Path, below: str) -> None:
+    (tmp_path / "home").write_bytes(b"")
+    home = tmp_path / "home" / below
+    done = run("doctor", "--home", str(home), "--json")
+    assert done.exit_code == 1
+    check = next(check for check in json.loads(done.stdout) if check["name"] == "home")
+    assert check["status"] == "failed"
+    assert check["detail"] == f"{home} cannot be a folder: {tmp_path / 'home'} is a file"
+
+
 def test_data_check_prints_the_account(tmp_path: Path) -> None:
     colour_folder(tmp_path / "train")
     colour_folder(tmp_path / "test", count=12)
