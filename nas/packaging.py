@@ -138,7 +138,7 @@ def package(
         "metrics": _metrics_json(metrics, report, virtual),
         "task": {"name": report.task.name, "labels": report.task.labels, "by_class": report.task.by_class},
         **({f"{report.task.by_class}_by_class": report.by_class} if report.by_class else {}),
-        "training": None if training is None else asdict(training),
+        "training": None if training is None else _training_json(training),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),
         **({"fleet": {name: _on_device_json(*known) for name, known in fleet.items()}} if fleet else {}),
@@ -173,7 +173,8 @@ def _architecture_json(arch: Arch, space: SearchSpace) -> JsonObject:
 
 
 def _metrics_json(metrics: Mapping[str, float], report: PackageReport, virtual: bool) -> dict[str, JsonObject]:
-    """The metrics of the search, and the scores of these very files in place of its own."""
+    """The metrics of the search, and the scores of these very files in place of its own, in an order that does not
+    depend on the database they were read from."""
     task = report.task
     record = {name: _metric_json(name, value, virtual) for name, value in metrics.items()}
     scores = {task.tested: report.onnx.quality}
@@ -181,7 +182,11 @@ def _metrics_json(metrics: Mapping[str, float], report: PackageReport, virtual: 
     record |= {name: _metric_json(name, value) for name, value in scores.items()}
     if report.int8 is not None:
         record[f"int8_{task.tested}"] = {**_metric_json(task.tested, report.int8.quality), "precision": "int8"}
-    return record
+    return dict(sorted(record.items()))
+
+
+def _training_json(training: TrainingRecord) -> JsonObject:
+    return {**asdict(training), "recipe": dict(sorted(training.recipe.items()))}
 
 
 def _preprocessing_json(

@@ -380,7 +380,7 @@ def test_card_and_manifest_name_teacher_and_recipe(trained: nn.Module, data: Dat
         "The network was trained from inherited weights for 30 epochs, and learned from the largest network of the "
         "supernet (Validation accuracy: 97.25 %)."
     ) in card
-    assert "Recipe: lr 0.03, mixup 0.2, distillation temperature 4." in card
+    assert "Recipe: distillation temperature 4, lr 0.03, mixup 0.2." in card
     not_trained = unzip(make_package(trained, data, training=TrainingRecord("supernet"), int8=False)[0])
     assert "not trained further" in not_trained["model_card.md"].decode()
 
@@ -399,6 +399,20 @@ def test_equal_packages_are_equal_bytes(
 ) -> None:
     assert make_package(trained, data)[0] == packed[0]
     assert make_package(trained, data, seed=8)[0] != packed[0]
+
+
+def test_order_in_which_a_database_returns_keys_changes_no_byte(trained: nn.Module, data: Dataset) -> None:
+    recipe = {"lr": 0.03, "mixup": 0.2}
+    in_order, reverse = (
+        make_package(
+            trained, data, int8=False, metrics=dict(metrics), training=TrainingRecord("scratch", recipe=values)
+        )
+        for metrics, values in (
+            (METRICS.items(), recipe),
+            (reversed(METRICS.items()), dict(reversed(recipe.items()))),
+        )
+    )
+    assert in_order[0] == reverse[0]
 
 
 def test_package_without_int8_or_measurement(trained: nn.Module, data: Dataset) -> None:
