@@ -166,7 +166,7 @@ class SearchBench:
         self.setting, self.data, self.table, self.device = setting, data, table, device
         self.space: NasBench201 = build({"channels": setting.channels, "cells": setting.cells}, data.shape)
         self.pipeline = Pipeline(data, device)
-        images, labels, half = data.train.images_NCHW, data.train.labels, setting.images // 2
+        images, labels, half = data.train.array_NCHW, data.train.labels, setting.images // 2
         fit, rank = Split(images[:half], labels[:half]), Split(images[half:], labels[half:])
         self._halves = replace(data, train=fit, val=rank, test=rank)
         self._halves_pipeline = Pipeline(self._halves, device)

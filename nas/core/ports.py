@@ -17,6 +17,7 @@ from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
 from nas.core.graph import GraphEncoding
+from nas.core.images import Images
 from nas.core.json_types import JsonObject
 from nas.core.layers import Layer
 from nas.core.parent import Preprocessing
@@ -39,13 +40,20 @@ class ImageShape:
 
 @dataclass(frozen=True)
 class Split:
-    """Images as stored: ``images_NCHW`` uint8, and one label each (``nas.core.tasks.LabelKind`` has shape and type)."""
+    """Images as stored: ``images_NCHW`` uint8, and one label each (``nas.core.tasks.LabelKind`` has shape and type).
+    Images on disk are indexed as an array is, by rows or a slice."""
 
-    images_NCHW: NDArray[np.uint8]
+    images_NCHW: Images
     labels: Labels
 
     def __len__(self) -> int:
         return len(self.images_NCHW)
+
+    @property
+    def array_NCHW(self) -> NDArray[np.uint8]:
+        """All images in memory; those on disk are read."""
+        images = self.images_NCHW
+        return images if isinstance(images, np.ndarray) else images[:]
 
 
 @dataclass(frozen=True)

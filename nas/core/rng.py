@@ -34,6 +34,7 @@ class Stream(IntEnum):
     LATENCY_REFERENCE = 22
     OPERATION_COSTS = 23
     FEATURE_PROJECTION = 24
+    IMAGE_CROPS = 25  # phase, epoch, step
 
 
 def rng(seed: int, stream: Stream, *position: int) -> np.random.Generator:

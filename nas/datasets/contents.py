@@ -52,7 +52,7 @@ def make_account(
         unused=tuple(intake.unused[:LISTED]),
         unused_count=len(intake.unused),
         left_out=inputs - used - len(intake.skipped),
-        one_colour=sum(int(one_colour(split.images_NCHW).sum()) for split in splits.values()),
+        one_colour=sum(int(one_colour(split.array_NCHW).sum()) for split in splits.values()),
         contradictory=_contradictory(splits, digests),
     )
 
@@ -64,7 +64,7 @@ def contentless(train: Split, account: DataAccount) -> Iterator[str]:
         hint = "; what was transparent shows the background now: set the parameter background to the other colour"
     if account.splits["train"].copies == len(train) - 1:
         yield f"all {len(train)} training images are equal, so there is nothing to learn{hint}"
-    elif bool(one_colour(train.images_NCHW).all()):
+    elif bool(one_colour(train.array_NCHW).all()):
         yield f"each of the {len(train)} training images shows one colour only, so there is nothing to learn{hint}"
 
 
@@ -79,7 +79,7 @@ def one_colour(images_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _digests(split: Split) -> _Digests:
-    return [hashlib.blake2b(image_CHW.tobytes(), digest_size=16).digest() for image_CHW in split.images_NCHW]
+    return [hashlib.blake2b(image_CHW.tobytes(), digest_size=16).digest() for image_CHW in split.array_NCHW]
 
 
 def _contradictory(splits: Mapping[str, Split], digests: Mapping[str, _Digests]) -> int:

@@ -159,7 +159,7 @@ def _scaled(images: Split, side: int | None, intake: Intake) -> Split:
         intake.converted(f"scaled to {side}x{side} pixels", len(images))
     check_memory(f"{len(images)} images", len(images) * channels * side * side)
     scaled_NCHW = np.empty((len(images), channels, side, side), dtype=np.uint8)
-    for image_CHW, scaled_CHW in zip(images.images_NCHW, scaled_NCHW, strict=True):
+    for image_CHW, scaled_CHW in zip(images.array_NCHW, scaled_NCHW, strict=True):
         for plane_HW, scaled_HW in zip(image_CHW, scaled_CHW, strict=True):
             plane = Image.fromarray(np.ascontiguousarray(plane_HW))
             scaled_HW[:] = np.asarray(ImageOps.fit(plane, (side, side), Image.Resampling.BILINEAR))

@@ -207,7 +207,7 @@ def cropped_to_square(split: Split, intake: Intake) -> Split:
     intake.converted(f"cropped from {width}x{height} pixels to the centred square", len(split))
     rows, columns = slice(top, top + side), slice(left, left + side)
     labels = split.labels[:, rows, columns] if split.labels.ndim == 3 else split.labels  # masks
-    return Split(split.images_NCHW[:, :, rows, columns], labels)
+    return Split(split.array_NCHW[:, :, rows, columns], labels)
 
 
 def _divided(
@@ -291,7 +291,7 @@ def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random
             members = np.flatnonzero(labels == k)
             kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
         at = at[rng.permutation(np.concatenate(kept_rows))]
-    return Split(np.ascontiguousarray(split.images_NCHW[at]), split.labels[at])
+    return Split(np.ascontiguousarray(split.array_NCHW[at]), split.labels[at])
 
 
 def _strata(split: Split) -> NDArray[np.int64]:
@@ -313,7 +313,7 @@ def _content_hash(splits: Sequence[Split], class_names: Sequence[str], kind: Lab
     digest = hashlib.sha256("\0".join(class_names).encode())
     for split in splits:
         digest.update(f"{split.images_NCHW.shape}".encode())
-        digest.update(split.images_NCHW.data)
+        digest.update(split.array_NCHW.data)
         if kind == "class":
             digest.update(split.labels.astype("<i8").data)
         else:

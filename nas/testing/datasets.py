@@ -38,12 +38,12 @@ def load_dataset(spec: DataSpec, seed: int) -> Dataset:
 
 def fingerprints(split: Split) -> set[bytes]:
     """The bytes of each image."""
-    return {image.tobytes() for image in split.images_NCHW}
+    return {image.tobytes() for image in split.array_NCHW}
 
 
 def check_split(split: Split, data: Dataset) -> None:
     """Images are uint8 in NCHW, labels int64, classes are balanced and shuffled."""
-    assert split.images_NCHW.dtype == np.uint8
+    assert split.array_NCHW.dtype == np.uint8
     assert split.labels.dtype == np.int64
     assert split.images_NCHW.shape[1:] == (data.shape.channels, data.shape.height, data.shape.width)
     shares = np.bincount(split.labels, minlength=data.shape.classes) / len(split)
@@ -55,6 +55,6 @@ def check_seed(spec: DataSpec) -> None:
     """The seed determines the splits and the content hash."""
     first, again, other = (load_dataset(spec, seed) for seed in (1, 1, 2))
     assert first.content_hash == again.content_hash
-    assert np.array_equal(first.train.images_NCHW, again.train.images_NCHW)
+    assert np.array_equal(first.train.array_NCHW, again.train.array_NCHW)
     assert first.content_hash != other.content_hash
     assert fingerprints(first.test) != fingerprints(other.test)

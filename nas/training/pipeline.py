@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from nas.core.images import ChannelStats
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
 from nas.core.tasks import load_task
@@ -28,6 +30,16 @@ class _DeviceSplit:
     split: Split
     images_NCHW: torch.Tensor
     labels: torch.Tensor
+
+
+@dataclass(frozen=True)
+class RawBatch:
+    """Training images of a split as bytes, (B, C, H, W), and their labels, on the training device. ``cropped``: they
+    are random parts of larger images already."""
+
+    images_BCHW: torch.Tensor
+    labels: torch.Tensor
+    cropped: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +72,8 @@ class Pipeline:
     """Batches of one data set, normalised by ``preprocessing``; None: by the training split's channel statistics.
     ``pretrained``: networks give values in the units of their labels from the beginning; else by ``value_scale``.
 
-    Splits are copied to the device once, as bytes.
+    Splits in memory are copied to the device once, as bytes; of images on disk, each batch is read when it is needed
+    (``nas.training.loader`` reads ahead).
     """
 
     def __init__(
@@ -70,7 +83,7 @@ class Pipeline:
         self.flip = data.flip
         self._task = load_task(data.task)
         self.value_scale = ValueScale.of(data) if self._task.labels == "values" and not pretrained else None
-        self.preprocessing = preprocessing or Preprocessing(*channel_stats(data.train.images_NCHW))
+        self.preprocessing = preprocessing or Preprocessing(*split_stats(data.train))
         self._splits: dict[int, _DeviceSplit] = {}
 
     @property
@@ -89,25 +102,54 @@ class Pipeline:
         space = problem.space
         return Pipeline(problem.data, device, space.preprocessing, space.pretrained_genes is not None)
 
-    def _on_device(self, split: Split) -> _DeviceSplit:
+    def _on_device(self, split: Split, images_NCHW: NDArray[np.uint8]) -> _DeviceSplit:
         key = id(split)
         if key not in self._splits:
-            images_NCHW = torch.from_numpy(split.images_NCHW).to(self.device)
-            self._splits[key] = _DeviceSplit(split, images_NCHW, torch.from_numpy(split.labels).to(self.device))
+            tensor_NCHW = torch.from_numpy(images_NCHW).to(self.device)
+            self._splits[key] = _DeviceSplit(split, tensor_NCHW, torch.from_numpy(split.labels).to(self.device))
         return self._splits[key]
+
+    def _sent(self, array: NDArray[Any]) -> torch.Tensor:
+        """An array on the device; a GPU gets it through pinned memory, beside its computing."""
+        tensor = torch.from_numpy(array)
+        if torch.device(self.device).type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    def _stored(self, split: Split, rows: Index | slice) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images by rows as they are evaluated, as bytes, and their labels."""
+        images = split.images_NCHW
+        if not isinstance(images, np.ndarray):
+            return self._sent(images[rows]), self._sent(split.labels[rows])
+        stored = self._on_device(split, images)
+        at = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device)
+        return stored.images_NCHW[at], stored.labels[at]
+
+    def read(self, split: Split, index_B: Index, seed: int) -> RawBatch:
+        """Images as they are trained on; of larger ones, ``seed`` decides which part. Threads may call it."""
+        images = split.images_NCHW
+        if isinstance(images, np.ndarray):
+            return RawBatch(*self._stored(split, index_B))
+        return RawBatch(self._sent(images.crops(index_B, seed)), self._sent(split.labels[index_B]), images.cropped)
 
     def augmented(
         self, split: Split, index_B: Index, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised images (B, C, resolution, resolution), augmented, and labels, which move along where they are
         masks; ``seed`` decides everything. Where images must stay as they are for their labels, they do."""
-        stored = self._on_device(split)
-        rows = torch.from_numpy(index_B).to(self.device)
+        return self.augment(self.read(split, index_B, seed), resolution, seed, augmentation)
+
+    def augment(
+        self, batch: RawBatch, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As ``augmented``, of images that were read before. Parts of larger images are not cropped once more."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
-        labels = stored.labels[rows]
+        x = to_float(batch.images_BCHW, self.mean, self.std, resolution)
+        labels = batch.labels
         if not self._task.movable:
             return in_fast_layout(x), labels
+        if batch.cropped:
+            augmentation = replace(augmentation, min_crop_area=1.0)
         if self._task.labels == "mask":
             same = torch.Generator(self.device).manual_seed(seed)
             labels = augmentation.apply_to_masks(labels, same, resolution, flip=self.flip)
@@ -118,10 +160,9 @@ class Pipeline:
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``; None:
         as many as are fast."""
-        stored = self._on_device(split)
         for rows in _even_slices(len(split), batch or self._images_at_once(resolution)):
-            x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
-            yield in_fast_layout(x), stored.labels[rows]
+            images_BCHW, labels = self._stored(split, rows)
+            yield in_fast_layout(to_float(images_BCHW, self.mean, self.std, resolution)), labels
 
     def _images_at_once(self, resolution: int) -> int:
         """How many images are evaluated fast: on a CPU, activations of large images in large batches leave its
@@ -132,11 +173,15 @@ class Pipeline:
         self, split: Split, index_N: Index, resolution: int, batch: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images of a split by index, otherwise as ``plain``."""
-        stored = self._on_device(split)
         for part in _even_slices(len(index_N), batch):
-            rows = torch.from_numpy(index_N[part]).to(self.device)
-            x = to_float(stored.images_NCHW[rows], self.mean, self.std, resolution)
-            yield in_fast_layout(x), stored.labels[rows]
+            images_BCHW, labels = self._stored(split, index_N[part])
+            yield in_fast_layout(to_float(images_BCHW, self.mean, self.std, resolution)), labels
+
+
+def split_stats(split: Split) -> ChannelStats:
+    """Mean and standard deviation of every channel of the images of a split, in pixel values."""
+    images = split.images_NCHW
+    return channel_stats(images) if isinstance(images, np.ndarray) else images.stats
 
 
 def in_fast_layout(x_BCHW: torch.Tensor) -> torch.Tensor:

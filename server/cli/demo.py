@@ -371,7 +371,7 @@ def _run_isolated(archive: Path, folder: Path, data: Dataset) -> float:
     with zipfile.ZipFile(archive) as unpacked:
         unpacked.extractall(folder)
     images = folder / "test_images.npy"
-    np.save(images, data.test.images_NCHW.transpose(0, 2, 3, 1))
+    np.save(images, data.test.array_NCHW.transpose(0, 2, 3, 1))
     logits = folder / "test_logits.npy"
     command = [sys.executable, "-I", "-c", _ISOLATED_RUN, str(folder / "run.py"), str(images), "--logits", str(logits)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)

@@ -1,0 +1,48 @@
+"""The images of a split: one array in memory, or images on disk that are read when they are needed."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.int64]
+ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+class StoredImages(Protocol):
+    """Images on disk. A pickle of them holds where they lie, and no pixels."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(N, C, H, W) of the images as they are evaluated."""
+
+    @property
+    def cropped(self) -> bool:
+        """Whether the stored images are larger than ``shape`` says, so that ``crops`` gives random parts of them."""
+
+    @property
+    def stats(self) -> ChannelStats:
+        """Mean and standard deviation of each channel, in pixel values; a constant channel's deviation counts as 1."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Rows | slice) -> NDArray[np.uint8]:
+        """Images as they are evaluated, uint8 (B, C, H, W). Raises InvalidData for what has vanished or is damaged."""
+
+    def crops(self, row_B: Rows, seed: int) -> NDArray[np.uint8]:
+        """Images as they are trained on, uint8 (B, C, H, W); ``seed`` decides the crops of larger images."""
+
+    def epoch_order(self, generator: np.random.Generator) -> Rows:
+        """All rows in the order of an epoch, shuffled so that images that lie together are read together."""
+
+
+Images = NDArray[np.uint8] | StoredImages
+
+
+def epoch_order(images: Images, generator: np.random.Generator) -> Rows:
+    """All rows in the order of an epoch: any order of an array, one that suits the disk of stored images."""
+    if isinstance(images, np.ndarray):
+        return generator.permutation(len(images))
+    return images.epoch_order(generator)
