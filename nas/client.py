@@ -32,7 +32,7 @@ from nas.core import errors
 from nas.core.access import Scope
 from nas.core.drift import Drift
 from nas.core.model_spec import ModelSpec, UploadedFile
-from nas.core.spec import DeviceSpec, SearchSpec
+from nas.core.spec import DataSpec, DeviceSpec, SearchSpec
 from nas.defaults import DEFAULT_URL
 from nas.schemas.administration import (
     AuditPage,
@@ -56,6 +56,7 @@ from nas.schemas.devices import (
 )
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage, EventSchema
+from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBody, NamedDataSchema
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
@@ -64,6 +65,7 @@ from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserMod
 # A server restarts within seconds; a watch retries for about a minute and a half.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
 SUBMISSION_ATTEMPTS = 2
+_CHECKED_S = 60.0  # for a request in which the service reads a data set
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=20)  # every watch holds a connection
 MEDIA_TYPES = {
@@ -427,6 +429,43 @@ class Client:
     def predictor(self, predictor_id: str) -> PredictorCardSchema:
         """One predictor card."""
         return self._get(PredictorCardSchema, f"/v1/predictors/{_segment(predictor_id)}")
+
+    # Data sets with names
+
+    def data_sets(self) -> list[NamedDataSchema]:
+        """The data sets that the caller has added; for an administrator, those of all owners."""
+        return self._list(NamedDataSchema, "/v1/data")
+
+    def data_set(self, name: str) -> NamedDataSchema:
+        """One of them, with the account of its images as of its last check."""
+        return self._get(NamedDataSchema, f"/v1/data/{_segment(name)}")
+
+    def upload_data(self, path: Path, filename: str | None = None) -> DataFileSchema:
+        """Upload a zip file of images in folders, or an .npz file, part by part. ``filename``: what to call it, if not
+        as it is called. Raises InvalidInput if it cannot be read."""
+        try:
+            with path.open("rb") as file:
+                headers, query = {"Content-Type": "application/octet-stream"}, {"filename": filename or path.name}
+                answer = self._request("POST", "/v1/data-files", headers=headers, content=file, params=query)
+        except OSError as error:
+            raise errors.InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+        return self._read(TypeAdapter(DataFileSchema), answer)
+
+    def add_data(self, name: str, data: DataSpec) -> NamedDataSchema:
+        """Give a data set a name that specs can use; it is checked first."""
+        return self._post(NamedDataSchema, "/v1/data", NamedDataBody(name=name, data=data), timeout=_CHECKED_S)
+
+    def check_data(self, name: str) -> DataCheckSchema:
+        """Read a data set again: whether it has changed, and whether searches would refuse it."""
+        return self._post(DataCheckSchema, f"/v1/data/{_segment(name)}/check", timeout=_CHECKED_S)
+
+    def data_samples(self, name: str) -> bytes:
+        """A PNG with images of each of the first classes."""
+        return self._request("GET", f"/v1/data/{_segment(name)}/samples").content
+
+    def delete_data(self, name: str) -> None:
+        """Delete the name of a data set, and what was uploaded for it unless a search has read it."""
+        self._request("DELETE", f"/v1/data/{_segment(name)}")
 
     # Models
 

@@ -28,7 +28,9 @@ class Settings(BaseSettings):
     a dispatcher beside the server; a replica that only answers does without. A worker that is silent for
     ``stuck_seconds`` has its stack written to the log, and after ``hang_seconds`` its attempt ended. ``require_tokens``
     asks for tokens on loopback, too, as behind a proxy. Where tokens are needed, data sets of specs may lie below
-    ``data_roots`` only (in the environment, separated as in PATH). At most ``streams`` event streams are open at a
+    ``data_roots`` only (in the environment, separated as in PATH), or at URLs that begin with one of ``data_urls``
+    (separated by spaces). Large data sets are prepared in ``data_cache``, a folder of each machine; None:
+    ``data-cache`` in ``home``. At most ``streams`` event streams are open at a
     time; where tokens are needed, one client gets an eighth of them. The head of a request, and then its body, have to
     arrive within ``request_seconds``.
     """
@@ -49,6 +51,8 @@ class Settings(BaseSettings):
     dispatch: bool = True
     require_tokens: bool = False
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
+    data_urls: Annotated[tuple[str, ...], NoDecode] = ()
+    data_cache: Path | None = None
     streams: int = Field(default=512, ge=8)
     request_seconds: float = Field(default=20.0, gt=0)
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -58,6 +62,11 @@ class Settings(BaseSettings):
     @classmethod
     def _folders(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
+
+    @field_validator("data_urls", mode="before")
+    @classmethod
+    def _urls(cls, value: Any) -> Any:
+        return tuple(value.split()) if isinstance(value, str) else value
 
     @field_validator("home")
     @classmethod
@@ -75,6 +84,11 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{quote((self.home / 'hwnas.db').as_posix())}"
 
     @property
+    def uploads(self) -> Path:
+        """The folder of the data sets that were uploaded."""
+        return self.home / "uploads"
+
+    @property
     def blobs(self) -> str:
         """The blob store to use."""
         return self.blobs_url or str(self.home / "blobs")
@@ -83,6 +97,7 @@ class Settings(BaseSettings):
         """The environment variables that make another process have these settings."""
         fields = self.model_dump(mode="json", exclude_none=True)
         fields["data_roots"] = os.pathsep.join(fields["data_roots"])
+        fields["data_urls"] = " ".join(fields["data_urls"])
         return {
             f"{self.model_config['env_prefix']}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()

@@ -28,6 +28,14 @@ def _schema() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared data lie in a folder of the tests, also those of the processes that they start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWNAS_DATA_CACHE", str(tmp_path_factory.mktemp("data-cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The folder of a PostgreSQL server."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from importlib.metadata import version
 from typing import assert_never
 
@@ -20,7 +20,18 @@ from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.errors import InvalidSpec
-from nas.core.events import EncodedEvent, Event, MeasurementsWanted, SearchState, StageStarted, decode, encode, fold_all
+from nas.core.events import (
+    EncodedEvent,
+    Event,
+    MeasurementsWanted,
+    Progress,
+    SearchState,
+    StageFinished,
+    StageStarted,
+    decode,
+    encode,
+    fold_all,
+)
 from nas.core.jobs import (
     AgentResults,
     DevicePayload,
@@ -36,6 +47,7 @@ from nas.core.layers import Layer
 from nas.core.parent import ParentModel
 from nas.core.ports import (
     BlobStore,
+    Dataset,
     ImageShape,
     LatencyPredictor,
     Measurer,
@@ -49,6 +61,8 @@ from nas.core.ports import (
 )
 from nas.core.spec import BudgetSpec, SearchSpec
 from nas.core.tuning import Tuner
+from nas.datasets.prepared.prepare import WriteShards
+from nas.datasets.storage import Preparation, loading
 from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import to_onnx_for_timing
@@ -65,6 +79,8 @@ from workers.attempt import EventBatch
 from workers.checkpoints import without_damaged_checkpoints
 from workers.model_intake import take_in
 from workers.remote import RemoteMeasurer
+
+PREPARE_STAGE = "prepare data"
 
 
 def run_job(payload: JobPayload, blobs_url: str, events: Sequence[EncodedEvent]) -> Iterator[EventBatch]:
@@ -87,11 +103,9 @@ def run_job(payload: JobPayload, blobs_url: str, events: Sequence[EncodedEvent])
 def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:
     match payload:
         case SearchPayload():
-            problem, stages, resources = _load_search(payload, blobs)
-            return run_search(problem, stages, resources, state)
+            return _run(run_search, payload, blobs, state)
         case DryRunPayload(search):
-            problem, stages, resources = _load_search(search, blobs)
-            return estimate_search_cost(problem, stages, resources, state)
+            return _run(estimate_search_cost, search, blobs, state)
         case OnboardingPayload():
             return _onboard(payload, blobs, state)
         case IntakePayload():
@@ -100,10 +114,43 @@ def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterat
             assert_never(payload)
 
 
-def _load_search(payload: SearchPayload, blobs: BlobStore) -> tuple[Problem, Sequence[Stage], Resources]:
+_Engine = Callable[[Problem, Sequence[Stage], Resources, SearchState], Iterator[Event]]
+
+
+def _run(engine: _Engine, payload: SearchPayload, blobs: BlobStore, state: SearchState) -> Iterator[Event]:
+    data = yield from _prepared(payload.spec)
+    yield from engine(*_load_search(payload, blobs, data), state)
+
+
+def _prepared(spec: SearchSpec) -> Generator[Event, None, Dataset]:
+    """Prepare the data of a search where they are large, with progress; returns the data set."""
+    cpus, started_at = spec.resources.cpus, time.monotonic()
+    steps = loading(spec.data, Preparation(write=_shard_writer(cpus), threads=cpus))
+    begun = False
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            dataset: Dataset = end.value
+            break
+        if not begun:
+            yield StageStarted(PREPARE_STAGE, 0, 1)
+            begun = True
+        yield Progress(PREPARE_STAGE, step.records, step.total, "images", message="preparing the data")
+    if begun:
+        yield StageFinished(PREPARE_STAGE, time.monotonic() - started_at)
+    return dataset
+
+
+def _shard_writer(cpus: int) -> WriteShards:
+    from workers.preparing import shard_writer  # importing Ray takes a second
+
+    return shard_writer(cpus)
+
+
+def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tuple[Problem, Sequence[Stage], Resources]:
     spec = payload.spec
     torch.set_num_threads(spec.resources.cpus)
-    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
     space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload, blobs))
     if payload.energy is not None:
         space = energy_aware(space, _load_predictor(payload.energy, blobs))

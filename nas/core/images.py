@@ -46,3 +46,15 @@ def epoch_order(images: Images, generator: np.random.Generator) -> Rows:
     if isinstance(images, np.ndarray):
         return generator.permutation(len(images))
     return images.epoch_order(generator)
+
+
+def stats_of_counts(counts_CV: NDArray[np.int64]) -> ChannelStats:
+    """Mean and standard deviation of each channel from how often it has each of its 256 values, shape (C, 256); a
+    constant channel's deviation counts as 1."""
+    values = np.arange(256.0)
+    means = [float(counts_V @ values / counts_V.sum()) for counts_V in counts_CV]
+    stds = [
+        float(np.sqrt(counts_V @ (values - mean) ** 2 / counts_V.sum()))
+        for counts_V, mean in zip(counts_CV, means, strict=True)
+    ]
+    return tuple(means), tuple(std if std > 0 else 1.0 for std in stds)

@@ -15,6 +15,7 @@ from nas.core.cells import CellGraph
 from nas.core.errors import InvalidSpec
 from nas.core.parent import ParentModel
 from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
+from nas.core.records import RecordSource
 from nas.core.spec import DataSpec, SearchSpec
 from nas.core.tasks import LabelKind, installed_tasks, load_task
 
@@ -45,13 +46,16 @@ class DatasetType:
 
     ``describe`` gives the shape of a spec's images without reading them; ``load`` reads them as uint8 and makes three
     disjoint splits, by a seed. Both raise InvalidSpec, UnknownName for an unknown parameter, and InvalidData with the
-    file and what is wrong with it.
+    file and what is wrong with it. ``records`` lists the images of a data set that may be too large for memory, which
+    is then prepared on disk; ``params_model`` has its parameters. Without them, it is read into memory.
     """
 
     name: str
     summary: str
     describe: Callable[[DataSpec], ImageShape]
     load: Callable[[DataSpec, int], Dataset]
+    params_model: type[BaseModel] | None = None
+    records: Callable[[DataSpec], RecordSource] | None = None
 
 
 def trains_weights_alone(spec: SearchSpec) -> bool:

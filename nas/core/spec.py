@@ -99,7 +99,8 @@ class StrategySpec(_Strict):
 
 
 class DataSpec(_Strict):
-    """A data set by name. ``path``, an absolute one, lies on the machine that runs the search; ``digits`` needs none.
+    """A data set by name: a kind of data, or one that was added to the service, which has its ``path``. A path is an
+    absolute one on the machine that runs the search, or a URL of fsspec; ``digits`` needs none.
     Clients make the path of a file absolute (``read_spec``). ``task`` says what is learned from the images, and so
     what their labels are (``nas.core.tasks``). ``seed`` decides
     the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
@@ -115,7 +116,7 @@ class DataSpec(_Strict):
 
         Raises InvalidSpec for the home of an unknown user.
         """
-        if self.path is None:
+        if self.path is None or "://" in self.path:
             return self
         try:
             path = folder / Path(self.path).expanduser()

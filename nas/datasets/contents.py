@@ -4,23 +4,40 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.data_account import LISTED, DataAccount, SplitAccount
 from nas.core.ports import Split
-from nas.core.tasks import LabelKind
+from nas.core.tasks import LabelKind, Labels
 from nas.datasets.intake import Intake
 from nas.datasets.labels import images_by_class
 
 _CHUNK_BYTES = 16 * 2**20  # of images that are compared together
-_Digests = list[bytes]
+_Digests = Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class SplitContents:
+    """What an account counts of one split: its labels, a digest of each image, and how many show one colour only."""
+
+    labels: Labels
+    digests: _Digests
+    one_colour: int
+
+    @staticmethod
+    def of(split: Split) -> SplitContents:
+        """That of images in memory."""
+        images_NCHW = split.array_NCHW
+        digests = [hashlib.blake2b(image_CHW.tobytes(), digest_size=16).digest() for image_CHW in images_NCHW]
+        return SplitContents(split.labels, digests, int(one_colour(images_NCHW).sum()))
 
 
 def make_account(
-    splits: Mapping[str, Split],
+    contents: Mapping[str, SplitContents],
     class_names: tuple[str, ...],
     intake: Intake,
     inputs: int,
@@ -28,9 +45,8 @@ def make_account(
     kind: LabelKind = "class",
 ) -> DataAccount:
     """The account of a data set whose source holds ``inputs`` images."""
-    digests = {name: _digests(split) for name, split in splits.items()}
-    training_digests = set(digests["train"])
-    used = sum(len(split) for split in splits.values())
+    training_digests = set(contents["train"].digests)
+    used = sum(len(split.labels) for split in contents.values())
     return DataAccount(
         content_hash=content_hash,
         class_names=class_names if kind != "values" else (),
@@ -38,13 +54,13 @@ def make_account(
         inputs=inputs,
         splits={
             name: SplitAccount(
-                images=len(split),
+                images=len(split.labels),
                 by_class=images_by_class(split.labels, kind, len(class_names)),
-                copies=len(split) - len(training_digests)
+                copies=len(split.labels) - len(training_digests)
                 if name == "train"
-                else sum(digest in training_digests for digest in digests[name]),
+                else sum(digest in training_digests for digest in split.digests),
             )
-            for name, split in splits.items()
+            for name, split in contents.items()
         },
         conversions=intake.conversions,
         skipped=intake.skipped[:LISTED],
@@ -52,20 +68,20 @@ def make_account(
         unused=tuple(intake.unused[:LISTED]),
         unused_count=len(intake.unused),
         left_out=inputs - used - len(intake.skipped),
-        one_colour=sum(int(one_colour(split.array_NCHW).sum()) for split in splits.values()),
-        contradictory=_contradictory(splits, digests),
+        one_colour=sum(split.one_colour for split in contents.values()),
+        contradictory=_contradictory(contents.values()),
     )
 
 
-def contentless(train: Split, account: DataAccount) -> Iterator[str]:
+def contentless(train: SplitContents, account: DataAccount) -> Iterator[str]:
     """Why nothing can be learned from the training images, if so."""
-    hint = ""
+    hint, count = "", len(train.labels)
     if any(c.change.startswith("transparency") for c in account.conversions):
         hint = "; what was transparent shows the background now: set the parameter background to the other colour"
-    if account.splits["train"].copies == len(train) - 1:
-        yield f"all {len(train)} training images are equal, so there is nothing to learn{hint}"
-    elif bool(one_colour(train.array_NCHW).all()):
-        yield f"each of the {len(train)} training images shows one colour only, so there is nothing to learn{hint}"
+    if account.splits["train"].copies == count - 1:
+        yield f"all {count} training images are equal, so there is nothing to learn{hint}"
+    elif train.one_colour == count:
+        yield f"each of the {count} training images shows one colour only, so there is nothing to learn{hint}"
 
 
 def one_colour(images_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
@@ -78,13 +94,9 @@ def one_colour(images_NCHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return np.concatenate(flags)
 
 
-def _digests(split: Split) -> _Digests:
-    return [hashlib.blake2b(image_CHW.tobytes(), digest_size=16).digest() for image_CHW in split.array_NCHW]
-
-
-def _contradictory(splits: Mapping[str, Split], digests: Mapping[str, _Digests]) -> int:
+def _contradictory(contents: Iterable[SplitContents]) -> int:
     labels: dict[bytes, list[bytes]] = defaultdict(list)
-    for name, split in splits.items():
-        for digest, label in zip(digests[name], split.labels, strict=True):
+    for split in contents:
+        for digest, label in zip(split.digests, split.labels, strict=True):
             labels[digest].append(label.tobytes())
     return sum(len(same) for same in labels.values() if len(set(same)) > 1)

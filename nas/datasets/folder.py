@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from nas.core.errors import InvalidData
@@ -19,6 +20,7 @@ from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of,
 from nas.datasets.intake import Intake
 from nas.datasets.labelled_folder import list_files
 from nas.datasets.labels import label_kind
+from nas.datasets.records import EncodedRecords, FileReader, size_of
 from nas.datasets.splits import (
     SPLIT_NAMES,
     Source,
@@ -84,6 +86,27 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     splits = {name: _decode(listing, name, target, intake) for name in listing.files}
     source = Source(splits["train"], listing.class_names, splits.get("val"), splits.get("test"), intake)
     return build(spec.name, source, params, seed, spec.task)
+
+
+def records(spec: DataSpec) -> EncodedRecords:
+    """The folder's images, listed. Raises InvalidData with every file and class that is wrong."""
+    params, intake = parse_params(FolderParams, spec), Intake()
+    if (kind := label_kind(spec)) != "class":
+        files = list_files(existing_path(spec), kind, params.class_names, intake)
+        intake.require_usable()
+        return files.records(params, tuple(intake.unused))
+    listing = _list(existing_path(spec), params, intake)
+    check_class_count(listing.class_names)
+    intake.require_usable()
+    readers = {s: FileReader(tuple(path for path, _ in listing.images(s))) for s in listing.files}
+    labels = {s: _labels(listing, s) for s in listing.files}
+    size_bytes = sum(size_of(reader.paths) for reader in readers.values())
+    target = format_of(listing.images("train"), params)
+    return EncodedRecords(readers, labels, listing.class_names, target, size_bytes, tuple(intake.unused))
+
+
+def _labels(listing: Listing, split: str) -> NDArray[np.int64]:
+    return np.array([k for k, files in enumerate(listing.files[split].values()) for _ in files], dtype=np.int64)
 
 
 def _list(root: Path, params: FolderParams, intake: Intake) -> Listing:
@@ -197,7 +220,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _decode(listing: Listing, split: str, target: ImageFormat, intake: Intake) -> Split:
-    labels_N = np.array([k for k, files in enumerate(listing.files[split].values()) for _ in files], dtype=np.int64)
+    labels_N = _labels(listing, split)
     images_NCHW, usable = decode_all(listing.images(split), len(labels_N), target, intake)
     return check_images("folder", images_NCHW, labels_N[usable])
 
@@ -207,4 +230,6 @@ FOLDER = DatasetType(
     "Image files in one sub-folder per class, optionally below train/, val/ and test/.",
     describe,
     load,
+    FolderParams,
+    records,
 )

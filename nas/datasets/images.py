@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from nas.core.errors import InvalidData
+from nas.core.records import ImageRead
 from nas.datasets.intake import Intake
 from nas.datasets.limits import check_memory, check_pixels
 from nas.datasets.splits import SplitParams
 
 Encoded = Path | bytes
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 _UNREADABLE = (
     OSError,
     SyntaxError,
@@ -30,23 +32,31 @@ _UNREADABLE = (
 _GREY = ("1", "L", "LA", "La")
 _EIGHT_BITS = (*_GREY, "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 _ORIENTATION = 0x0112  # in EXIF
+_CHECKED_SIDE = 64  # pixels to which JPEGs are scaled down where they are decoded only to see whether they can be
 Background = Literal["white", "black"]
+StorageChoice = Literal["auto", "memory", "decoded", "encoded"]
 
 
 class SizeParams(SplitParams):
     """``image_size``: images are cropped to a centred square and scaled to so many pixels; None: all have one size, and
-    what is not square is cropped."""
+    what is not square is cropped. ``storage``: whether the images are read into memory, or prepared on disk, as pixels
+    (``decoded``) or as they came (``encoded``); ``auto`` decides by their size (``nas.datasets.storage``)."""
 
     image_size: int | None = Field(default=None, ge=4, le=4096)
+    storage: StorageChoice = "auto"
 
 
 class ImageParams(SizeParams):
     """``channels``: 1 for grey, 3 for colour; None: what the first image has. ``background``: what transparent pixels
-    show. ``skip_unreadable``: so many images at most may be left out because they cannot be used."""
+    show. ``skip_unreadable``: so many images at most may be left out because they cannot be used. Of images that stay
+    encoded, training sees random parts of at least the share ``crop_area``, scaled to ``image_size`` (Szegedy et al.,
+    CVPR 2015), and evaluation the centred square of the share ``eval_crop`` of the shorter side."""
 
     channels: Literal[1, 3] | None = None
     background: Background = "white"
     skip_unreadable: int = Field(default=0, ge=0)
+    crop_area: float = Field(default=0.25, gt=0, le=1)
+    eval_crop: float = Field(default=0.875, gt=0, le=1)
 
 
 @dataclass(frozen=True)
@@ -68,14 +78,40 @@ class ImageFormat:
 
     def decode(self, encoded: Encoded, where: str, intake: Intake) -> NDArray[np.uint8] | None:
         """The image in CHW, or None after noting in ``intake`` why it cannot be used."""
+        read = self.read(encoded, where)
+        intake.note(read)
+        return read.content if isinstance(read.content, np.ndarray) else None
+
+    def read(self, encoded: Encoded, where: str) -> ImageRead:
+        """The image in CHW, or why it cannot be used."""
         changes: list[str] = []
         try:
             image = self._fit(self._convert(_open(encoded, changes), changes), changes)
         except InvalidData as unusable:
-            intake.unreadable(where, str(unusable))
-            return None
-        for change in changes:
-            intake.converted(change)
+            return ImageRead(where, None, problem=str(unusable))
+        return ImageRead(where, self._pixels(image), tuple(changes))
+
+    def read_encoded(self, encoded: Encoded, where: str) -> ImageRead:
+        """The bytes of an image that can be decoded, or why it cannot be used. What decoding will change is noted; that
+        parts of it are cropped and scaled is not."""
+        changes: list[str] = []
+        try:
+            content = encoded.read_bytes() if isinstance(encoded, Path) else encoded
+            image = self._convert(_open(content, changes, least_side=_CHECKED_SIDE), changes)
+        except OSError as error:
+            return ImageRead(where, None, problem=f"cannot be read: {error.strerror or error}")
+        except InvalidData as unusable:
+            return ImageRead(where, None, problem=str(unusable))
+        return ImageRead(where, content, tuple(changes), one_colour=_is_one_colour(image))
+
+    def part(self, encoded: bytes, box_of: Callable[[int, int], Box], side: int) -> NDArray[np.uint8]:
+        """The part of an encoded image within the box that ``box_of`` gives for its width and height, scaled to
+        ``side`` pixels, in CHW. Raises InvalidData for what cannot be decoded."""
+        image = self._convert(_open(encoded, [], least_side=2 * side), [])
+        box = box_of(*image.size)
+        return self._pixels(image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+
+    def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         array_HW_or_HWC = np.asarray(image, dtype=np.uint8)
         return array_HW_or_HWC[None] if self.grey else array_HW_or_HWC.transpose(2, 0, 1)
 
@@ -178,13 +214,16 @@ def is_image(path: Path) -> bool:
         return False
 
 
-def _open(encoded: Encoded, changes: list[str]) -> Image.Image:
-    """The first frame, upright. Raises InvalidData for what cannot be decoded."""
+def _open(encoded: Encoded, changes: list[str], least_side: int | None = None) -> Image.Image:
+    """The first frame, upright; of a JPEG, one that is scaled down while it is decoded as long as both sides keep
+    ``least_side`` pixels. Raises InvalidData for what cannot be decoded."""
     if encoded == b"":
         raise InvalidData("expected the image's bytes, got none")
     try:
         with Image.open(encoded if isinstance(encoded, Path) else io.BytesIO(encoded)) as image:
             check_pixels(*image.size)
+            if least_side is not None:
+                image.draft(None, (least_side, least_side))
             image.load()
             frames = getattr(image, "n_frames", 1)  # Pillow's formats without animation lack it
             turned = image.getexif().get(_ORIENTATION, 1) != 1
@@ -212,6 +251,12 @@ def _over_background(image: Image.Image, background: Background, changes: list[s
         return layers.convert("RGB")
     changes.append(f"transparency over {background}")
     return Image.alpha_composite(Image.new("RGBA", layers.size, background), layers).convert("RGB")
+
+
+def _is_one_colour(image: Image.Image) -> bool:
+    extrema = image.getextrema()
+    bands = extrema if isinstance(extrema[0], tuple) else (extrema,)
+    return all(low == high for low, high in bands)
 
 
 def _is_grey(image: Image.Image) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from nas.core.data_account import Conversion, SkippedInput
 from nas.core.errors import InvalidData
+from nas.core.records import ImageRead
 
 _MANY = 5  # unreadable images of one reason are reported together
 
@@ -31,6 +32,13 @@ class Intake:
     def unreadable(self, where: str, reason: str) -> None:
         """Note an image that cannot be used."""
         self._unreadable.append(SkippedInput(where, reason))
+
+    def note(self, read: ImageRead) -> None:
+        """Note what reading one image did, or why it cannot be used."""
+        if read.content is None:
+            self.unreadable(read.where, read.problem)
+        for change in read.changes:
+            self.converted(change)
 
     def problem(self, text: str) -> None:
         """Note a reason to refuse the data set that no skipping cures."""

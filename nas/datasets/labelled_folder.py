@@ -21,6 +21,7 @@ from nas.core.tasks import LabelKind, Labels
 from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mask, format_of, is_image
 from nas.datasets.intake import Intake
 from nas.datasets.labels import check_labels, no_labels
+from nas.datasets.records import EncodedRecords, FileReader, size_of
 from nas.datasets.splits import SPLIT_NAMES, check_images
 
 TABLE = "labels.csv"
@@ -47,6 +48,14 @@ class LabelledFiles:
         labels = [rows[i][1] for i in usable.tolist()]
         where = f"the {split} images"
         return check_images(where, images_NCHW, self._arrays(labels, target, intake), self.kind)
+
+    def records(self, params: ImageParams, unused: tuple[str, ...]) -> EncodedRecords:
+        """The images, listed; of tables of labels and of images without labels."""
+        target, intake = self.format(params), Intake()
+        labels = {s: self._arrays([row[1] for row in rows], target, intake) for s, rows in self.rows.items()}
+        readers = {s: FileReader(tuple(image for image, _ in rows)) for s, rows in self.rows.items()}
+        size_bytes = sum(size_of(reader.paths) for reader in readers.values())
+        return EncodedRecords(readers, labels, self.names, target, size_bytes, unused)
 
     def _images(self, split: str) -> Iterator[tuple[Path, str]]:
         return ((image, str(image)) for image, _ in self.rows[split])

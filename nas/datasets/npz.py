@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from pydantic import model_validator
 
-from nas.core.errors import InvalidData
+from nas.core.errors import InvalidData, InvalidSpec
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
+from nas.core.records import ImageRead, Storage
 from nas.core.spec import DataSpec
 from nas.core.tasks import IGNORED, LabelKind, Labels
 from nas.datasets.images import SizeParams
@@ -36,6 +38,7 @@ from nas.datasets.splits import (
 )
 
 _Keys = tuple[str, str]  # images and labels
+_PART_BYTES = 2**20  # of an array that is read part by part
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,49 @@ def _read(spec: DataSpec, read: Callable[[_Archive, str], NDArray[np.generic]]) 
     return Source(splits["train"], names, splits.get("val"), splits.get("test"), intake)
 
 
+@dataclass(frozen=True)
+class NpzRecords:
+    """The images of an archive, listed; as ``nas.core.records.RecordSource``. ``keys``: the arrays of images by
+    split."""
+
+    path: Path
+    keys: Mapping[str, str]
+    labels: Mapping[str, Labels]
+    class_names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    params: NpzParams
+    unused: tuple[str, ...] = ()
+    packed_bytes: int = 0
+
+    def read(self, split: str, start: int, stop: int, storage: Storage) -> Iterator[ImageRead]:
+        """As ``RecordSource``."""
+        key, intake = self.keys[split], Intake()
+        with _Archive(self.path) as archive:
+            for first, images in archive.parts(key, start, stop):
+                stored = np.ascontiguousarray(_as_NCHW(key, images, self.params), dtype=np.uint8)
+                part = Split(stored, np.zeros(len(stored), dtype=np.int64))
+                scaled_NCHW = _scaled(part, self.params.image_size, intake).array_NCHW
+                changes = tuple(conversion.change for conversion in intake.conversions)
+                for at, image_CHW in enumerate(scaled_NCHW, start=first):
+                    yield ImageRead(f"{self.path}: {key}, image {at}", image_CHW, changes)
+
+
+def records(spec: DataSpec) -> NpzRecords:
+    """The archive's images, listed: labels are read, images are not."""
+    params, path, kind = parse_params(NpzParams, spec), existing_path(spec), label_kind(spec)
+    if params.storage == "encoded":
+        raise InvalidSpec("storage: the images of an archive are not encoded: expected memory, decoded or auto")
+    source = _read(spec, _Archive.placeholder)
+    with _Archive(path) as archive:
+        keys = {name: pair[0] for name, pair in _keys(archive, params, kind).pairs.items()}
+    splits = {"train": source.images, "val": source.val, "test": source.test}
+    labels = {name: split.labels for name, split in splits.items() if split is not None}
+    _, channels, height, width = source.images.images_NCHW.shape
+    side = params.image_size
+    shape = (channels, side or height, side or width)
+    return NpzRecords(path, keys, labels, source.class_names, shape, params, tuple(source.intake.unused))
+
+
 def _scaled(images: Split, side: int | None, intake: Intake) -> Split:
     """Cropped to the centred square and scaled as images in files are; without a ``side`` as they are."""
     _, channels, height, width = images.images_NCHW.shape
@@ -221,6 +267,28 @@ class _Archive:
         except _CORRUPT as error:
             raise self._corrupt(key, str(error)) from error
         return array
+
+    def parts(self, key: str, start: int, stop: int) -> Iterator[tuple[int, NDArray[np.generic]]]:
+        """The elements ``start`` to ``stop`` along the first axis, some at a time, with the number of the first. What
+        lies before them is unpacked and dropped."""
+        shape, dtype = self.header(key)
+        element_bytes = prod(shape[1:]) * dtype.itemsize
+        step = max(1, _PART_BYTES // max(1, element_bytes))
+        try:
+            with self._zip.open(f"{key}.npy") as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                _, fortran_order, _ = read(file)
+                if fortran_order:
+                    yield start, self.array(key)[start:stop]
+                    return
+                file.seek(start * element_bytes, io.SEEK_CUR)
+                for first in range(start, stop, step):
+                    count = min(step, stop - first)
+                    content = file.read(count * element_bytes)
+                    yield first, np.frombuffer(content, dtype).reshape(count, *shape[1:])
+        except _CORRUPT as error:
+            raise self._corrupt(key, str(error)) from error
 
     def placeholder(self, key: str) -> NDArray[np.generic]:
         """An array of the same shape and type that takes no memory: only the header is read."""
@@ -310,4 +378,6 @@ def _as_NCHW(key: str, images: NDArray[np.generic], params: NpzParams) -> NDArra
     return images if layout == "NCHW" else images.transpose(0, 3, 1, 2)
 
 
-NPZ = DatasetType("npz", "Arrays in a NumPy archive. Nothing pickled is ever opened.", describe, load)
+NPZ = DatasetType(
+    "npz", "Arrays in a NumPy archive. Nothing pickled is ever opened.", describe, load, NpzParams, records
+)

@@ -1,4 +1,4 @@
-"""Images in Parquet files as Hugging Face's datasets keep them: encoded bytes and class numbers in columns."""
+"""Images in Parquet or Arrow files as Hugging Face's datasets keep them: encoded bytes and labels in columns."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
@@ -22,6 +21,7 @@ from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mas
 from nas.datasets.intake import Intake
 from nas.datasets.labels import check_labels, label_kind, no_labels
 from nas.datasets.limits import check_memory
+from nas.datasets.records import EncodedRecords, size_of
 from nas.datasets.splits import (
     SPLIT_NAMES,
     Source,
@@ -33,9 +33,9 @@ from nas.datasets.splits import (
     parse_params,
     square_shape,
 )
+from nas.datasets.tables import TableFile, TableReader, table_files
 
-_SHARD = re.compile(rf"({'|'.join(SPLIT_NAMES)})([-._].*)?\.parquet", re.IGNORECASE)
-_UNREADABLE = (pa.ArrowException, OSError)
+_SHARD = re.compile(rf"({'|'.join(SPLIT_NAMES)})([-._].*)?\.(parquet|arrow)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,34 +91,53 @@ def load(spec: DataSpec, seed: int) -> Dataset:
     return build(spec.name, source, params, seed, spec.task)
 
 
+def records(spec: DataSpec) -> EncodedRecords:
+    """The files' images, listed. Raises InvalidData with every file and row, column or class that is wrong."""
+    params, parts = parse_params(ParquetParams, spec), _shards(spec)
+    kind = label_kind(spec)
+    names = _class_names(params, parts, kind)
+    check_class_count(names, kind)
+    target = format_of(_present(parts["train"], params), params)
+    intake = Intake()
+    labels = {
+        part: _labels(paths, params)
+        if kind == "class"
+        else _other_labels(paths, params, target, intake, kind, len(names))
+        for part, paths in parts.items()
+    }
+    readers = {part: _reader(paths, params) for part, paths in parts.items()}
+    return EncodedRecords(readers, labels, names, target, size_of(p for paths in parts.values() for p in paths))
+
+
 def _shards(spec: DataSpec) -> dict[str, list[Path]]:
     """Files by split. One file, or files without a split in their names, are undivided images."""
     root = existing_path(spec)
-    paths = [root] if root.is_file() else sorted(root.rglob("*.parquet"))
+    paths = table_files(root)
     if not paths:
-        raise InvalidData(f"{root}: expected Parquet files (*.parquet), got none")
-    matches = [_SHARD.fullmatch(p.name) for p in paths]
-    if len(paths) == 1 or not any(matches):
-        return {"train": paths}
+        raise InvalidData(f"{root}: expected Parquet or Arrow files (*.parquet, *.arrow), got none")
+    names = [_split_name(path, root) for path in paths]
+    if len(paths) == 1 or not any(names):
+        return {"train": list(paths)}
     parts: dict[str, list[Path]] = {}
-    for path, match in zip(paths, matches, strict=True):
-        if match is None:
+    for path, name in zip(paths, names, strict=True):
+        if name is None:
             raise InvalidData(f"{path}: expected a name such as train-00000.parquet, as the other files have")
-        parts.setdefault(SPLIT_NAMES[match[1].casefold()], []).append(path)
+        parts.setdefault(name, []).append(path)
     if "train" not in parts:
         raise InvalidData(f"{root}: expected files train-*.parquet, got {', '.join(p.name for p in paths)}")
     return parts
 
 
-def _metadata(path: Path) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except _UNREADABLE as error:
-        raise InvalidData(f"{path}: expected a Parquet file, got a corrupt one or none: {error}") from error
+def _split_name(path: Path, root: Path) -> str | None:
+    """The split that the name of a file says, or that of a folder between it and ``root``."""
+    if match := _SHARD.fullmatch(path.name):
+        return SPLIT_NAMES[match[1].casefold()]
+    folders = path.relative_to(root).parts[:-1] if path != root else ()
+    return next((SPLIT_NAMES[f.casefold()] for f in folders if f.casefold() in SPLIT_NAMES), None)
 
 
 def _schema(path: Path) -> pa.Schema:
-    return _metadata(path).schema.to_arrow_schema()
+    return TableFile(path).schema
 
 
 def _column(path: Path, parameter: str | None, usual: Sequence[str]) -> str:
@@ -164,15 +183,13 @@ def _present(paths: Sequence[Path], params: ParquetParams) -> Iterator[tuple[byt
 def _encoded(paths: Sequence[Path], params: ParquetParams) -> Iterator[tuple[bytes, str]]:
     """Every row's bytes, empty where it has none, and where they lie."""
     for path in paths:
-        column, row = _image_column(path, params), 0
-        try:
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=64, columns=[column]):
-                for stored in batch.column(0).to_pylist():
-                    encoded = stored.get("bytes") if isinstance(stored, dict) else stored
-                    yield encoded or b"", f"{path}, row {row}"
-                    row += 1
-        except _UNREADABLE as error:
-            raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
+        reader = _reader([path], params)
+        yield from reader.read(0, len(reader))
+
+
+def _reader(paths: Sequence[Path], params: ParquetParams) -> TableReader:
+    files = tuple(map(TableFile, paths))
+    return TableReader(files, tuple(_image_column(p, params) for p in paths), tuple(f.rows for f in files))
 
 
 def _labels(paths: Sequence[Path], params: ParquetParams) -> NDArray[np.int64]:
@@ -180,10 +197,7 @@ def _labels(paths: Sequence[Path], params: ParquetParams) -> NDArray[np.int64]:
     for path in paths:
         column = _label_column(path, params)
         check_memory(f"{path}: column {column!r}", 16 * _rows(path))
-        try:
-            label_column = pq.read_table(path, columns=[column]).column(0)
-        except _UNREADABLE as error:
-            raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
+        label_column = TableFile(path).column(column)
         if label_column.null_count:
             raise InvalidData(
                 f"{path}: column {column!r}: expected a class number in every row, got {label_column.null_count} nulls"
@@ -240,10 +254,7 @@ def _label_lists(paths: Sequence[Path], params: ParquetParams) -> list[list[floa
         if not (pa.types.is_integer(item) or pa.types.is_floating(item)):
             raise InvalidData(f"{path}: column {column!r}: expected numbers or lists of them, got {kind}")
         check_memory(f"{path}: column {column!r}", 64 * _rows(path))
-        try:
-            stored = pq.read_table(path, columns=[column]).column(0).to_pylist()
-        except _UNREADABLE as error:
-            raise InvalidData(f"{path}: corrupt or truncated: {error}") from error
+        stored = TableFile(path).column(column).to_pylist()
         lists = [value if isinstance(value, list) else [value] for value in stored]
         if nulls := sum(None in row for row in lists):
             raise InvalidData(f"{path}: column {column!r}: expected numbers in every row, got {nulls} nulls")
@@ -281,7 +292,7 @@ def _reading_masks(params: ParquetParams) -> ParquetParams:
 
 
 def _rows(path: Path) -> int:
-    return int(_metadata(path).num_rows)
+    return TableFile(path).rows
 
 
 def _decode(
@@ -297,7 +308,9 @@ def _decode(
 
 PARQUET = DatasetType(
     "parquet",
-    "Images in Parquet files as Hugging Face's datasets keep them: encoded bytes and class numbers in columns.",
+    "Images in Parquet or Arrow files as Hugging Face's datasets keep them: encoded bytes and labels in columns.",
     describe,
     load,
+    ParquetParams,
+    records,
 )

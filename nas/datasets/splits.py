@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidData, InvalidSpec, UnknownName
+from nas.core.images import Rows
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec, parse_spec
-from nas.core.tasks import DEFAULT_TASK, LabelKind, load_task
-from nas.datasets.contents import contentless, make_account
+from nas.core.tasks import DEFAULT_TASK, LabelKind, Labels, load_task
+from nas.datasets.cache import is_url, local_copy
+from nas.datasets.contents import SplitContents, contentless, make_account
 from nas.datasets.intake import Intake
 from nas.datasets.labels import check_labels, counts_by_class, label_problem
 
@@ -31,6 +33,7 @@ SPLIT_NAMES = {
     "testing": "test",
 }
 """The names of folders and files, in lower case, that stand for a split."""
+_HASHED_IMAGES = 512  # at a time
 _SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -83,9 +86,12 @@ def parse_params(model: type[P], spec: DataSpec) -> P:
 
 
 def existing_path(spec: DataSpec) -> Path:
-    """The path of the spec. Raises InvalidSpec if there is none and InvalidData if nothing lies there."""
+    """The path of the spec; of a URL, that of a local copy, which is brought up to date. Raises InvalidSpec if there is
+    none and InvalidData if nothing lies there."""
     if spec.path is None:
         raise InvalidSpec(f"data set {spec.name!r} needs a path on the machine that runs the search, got none")
+    if is_url(spec.path):
+        return local_copy(spec.path)
     try:
         path = Path(spec.path).expanduser()
         if not path.exists():
@@ -145,23 +151,22 @@ def build(name: str, source: Source, params: SplitParams, seed: int, task: str =
     """
     kind, intake = load_task(task).labels, source.intake
     classes = check_class_count(source.class_names, kind)
-    own = {"training": source.images, "validation": source.val, "test": source.test}
-    own_splits = {where: split for where, split in own.items() if split is not None}
-    fractions = (
-        0.0 if source.val is not None else params.val_fraction,
-        0.0 if source.test is not None else params.test_fraction,
-    )
-    small = _small_classes(source, fractions) if kind == "class" else ()
+    own = {"train": source.images, "val": source.val, "test": source.test}
+    own_splits = {name: split for name, split in own.items() if split is not None}
+    labels = {name: split.labels for name, split in own_splits.items()}
+    small = small_classes(labels, source.class_names, params) if kind == "class" else ()
     intake.require_usable([*_part_problems(own_splits, source, kind), *small])
     inputs = sum(len(split) for split in own_splits.values()) + len(intake.skipped)
-    squares = {where: cropped_to_square(split, intake) for where, split in own_splits.items()}
-    strata = source.class_names if kind == "class" else ("images",)
-    splits = _divided(squares, fractions, strata, params, np.random.default_rng(seed))
+    squares = {name: cropped_to_square(split, intake) for name, split in own_splits.items()}
+    rows = split_rows(labels, source.class_names, kind, params, seed)
+    splits = {name: _take(squares[own], at) for name, (own, at) in rows.items()}
     if kind == "class":
-        intake.require_usable(p for where, split in splits.items() for p in _missing_classes(where, split, source))
-    content_hash = _content_hash([*splits.values()], source.class_names, kind)
-    account = make_account(splits, source.class_names, intake, inputs, content_hash, kind)
-    intake.require_usable(contentless(splits["train"], account))
+        names = source.class_names
+        intake.require_usable(p for part, s in splits.items() for p in missing_classes(part, s.labels, names))
+    content_hash = content_hash_of([*splits.values()], source.class_names, kind)
+    contents = {name: SplitContents.of(split) for name, split in splits.items()}
+    account = make_account(contents, source.class_names, intake, inputs, content_hash, kind)
+    intake.require_usable(contentless(contents["train"], account))
     _, channels, height, width = splits["train"].images_NCHW.shape
     return Dataset(
         name=name,
@@ -174,20 +179,20 @@ def build(name: str, source: Source, params: SplitParams, seed: int, task: str =
         flip=params.flip,
         account=account,
         task=task,
-        class_weights=_class_weights(params, splits["train"], kind, classes),
+        class_weights=class_weights(params, splits["train"].labels, kind, classes),
     )
 
 
-def _class_weights(params: SplitParams, train: Split, kind: LabelKind, classes: int) -> tuple[float, ...] | None:
+def class_weights(params: SplitParams, labels: Labels, kind: LabelKind, classes: int) -> tuple[float, ...] | None:
     """Inverse to how often a class is in the training labels, with a mean of 1 over these labels; where an image has
     any number of classes, how many lack a class for each that has it. Raises InvalidSpec without classes."""
     if params.class_weights is None:
         return None
     if kind not in ("class", "mask", "tags"):
         raise InvalidSpec(f"class_weights: expected a task with classes, got one with labels of the kind {kind!r}")
-    count_K = np.maximum(counts_by_class(train.labels, kind, classes), 1)
+    count_K = np.maximum(counts_by_class(labels, kind, classes), 1)
     if kind == "tags":
-        return tuple(((len(train) - count_K).clip(1) / count_K).tolist())
+        return tuple(((len(labels) - count_K).clip(1) / count_K).tolist())
     return tuple((count_K.sum() / (classes * count_K)).tolist())
 
 
@@ -210,37 +215,46 @@ def cropped_to_square(split: Split, intake: Intake) -> Split:
     return Split(split.array_NCHW[:, :, rows, columns], labels)
 
 
-def _divided(
-    own: Mapping[str, Split],
-    fractions: Sequence[float],
-    strata: Sequence[str],
-    params: SplitParams,
-    rng: np.random.Generator,
-) -> dict[str, Split]:
-    """Train, val and test: the source's own splits, or drawn from its training images."""
-    images = own["training"]
-    train_at, val_at, test_at = stratified(_strata(images), fractions, strata, rng)
+def split_rows(
+    labels: Mapping[str, Labels], class_names: Sequence[str], kind: LabelKind, params: SplitParams, seed: int
+) -> dict[str, tuple[str, Rows]]:
+    """Of train, val and test: which of the source's splits it is taken from, and the rows there. What the source does
+    not divide itself is drawn from its training images, stratified, shuffled by ``seed``."""
+    rng = np.random.default_rng(seed)
+    names = class_names if kind == "class" else ("images",)
+    train_at, val_at, test_at = stratified(_strata(labels["train"]), _fractions(labels, params), names, rng)
+
+    def part(name: str, drawn_at: Rows, limit: int | None) -> tuple[str, Rows]:
+        own = name if name in labels else "train"
+        at = rng.permutation(len(labels[own])) if name in labels and name != "train" else drawn_at
+        return own, _limited(_strata(labels[own]), at, limit, rng)
+
     return {
-        "train": _take(images, train_at, params.max_train, rng),
-        "val": _own_or_drawn(own.get("validation"), images, val_at, params.max_val, rng),
-        "test": _own_or_drawn(own.get("test"), images, test_at, params.max_test, rng),
+        "train": part("train", train_at, params.max_train),
+        "val": part("val", val_at, params.max_val),
+        "test": part("test", test_at, params.max_test),
     }
 
 
-def _small_classes(source: Source, fractions: Sequence[float]) -> Iterator[str]:
+def _fractions(labels: Mapping[str, Labels], params: SplitParams) -> tuple[float, float]:
+    """Which shares of the training images become validation and test images."""
+    return (0.0 if "val" in labels else params.val_fraction, 0.0 if "test" in labels else params.test_fraction)
+
+
+def small_classes(labels: Mapping[str, Labels], class_names: Sequence[str], params: SplitParams) -> Iterator[str]:
     """Classes with too few images to be in every split that is drawn."""
-    needed = _images_needed(fractions)
-    counts = np.bincount(source.images.labels, minlength=len(source.class_names))
-    for name, count in zip(source.class_names, counts.tolist(), strict=False):  # labels beyond are a problem apart
+    needed = _images_needed(_fractions(labels, params))
+    counts = np.bincount(labels["train"], minlength=len(class_names))
+    for name, count in zip(class_names, counts.tolist(), strict=False):  # labels beyond are a problem apart
         if count < needed:
             yield _too_few(name, needed, count)
 
 
-def _missing_classes(where: str, split: Split, source: Source) -> Iterator[str]:
-    counts = np.bincount(split.labels, minlength=len(source.class_names))
+def missing_classes(split: str, labels: Labels, class_names: Sequence[str]) -> Iterator[str]:
+    """Classes without an image in a split."""
+    counts = np.bincount(labels, minlength=len(class_names))
     for at in np.flatnonzero(counts == 0).tolist():
-        name = source.class_names[at]
-        yield f"class {name!r} has no images in the {_SPLIT_WORDS[where]} split of {len(split)} images"
+        yield f"class {class_names[at]!r} has no images in the {_SPLIT_WORDS[split]} split of {len(labels)} images"
 
 
 def _images_needed(fractions: Sequence[float]) -> int:
@@ -274,46 +288,45 @@ def stratified(
     return [rng.permutation(np.concatenate(part)) for part in parts]
 
 
-def _own_or_drawn(
-    own: Split | None, images: Split, drawn_at: NDArray[np.int64], limit: int | None, rng: np.random.Generator
-) -> Split:
-    if own is None:
-        return _take(images, drawn_at, limit, rng)
-    return _take(own, rng.permutation(len(own)), limit, rng)
+def _limited(strata_N: NDArray[np.int64], at: Rows, limit: int | None, rng: np.random.Generator) -> Rows:
+    """The rows at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
+    if limit is None or limit >= len(at):
+        return at
+    labels = strata_N[at]
+    kept_rows = []
+    for k in np.unique(labels):
+        members = np.flatnonzero(labels == k)
+        kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
+    return at[rng.permutation(np.concatenate(kept_rows))]
 
 
-def _take(split: Split, at: NDArray[np.int64], limit: int | None, rng: np.random.Generator) -> Split:
-    """The images at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
-    if limit is not None and limit < len(at):
-        labels = _strata(split)[at]
-        kept_rows = []
-        for k in np.unique(labels):
-            members = np.flatnonzero(labels == k)
-            kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
-        at = at[rng.permutation(np.concatenate(kept_rows))]
+def _take(split: Split, at: Rows) -> Split:
     return Split(np.ascontiguousarray(split.array_NCHW[at]), split.labels[at])
 
 
-def _strata(split: Split) -> NDArray[np.int64]:
+def _strata(labels: Labels) -> NDArray[np.int64]:
     """The class of each image where it has one; else all images are alike."""
-    return split.labels if split.labels.ndim == 1 else np.zeros(len(split), dtype=np.int64)
+    strata_N: NDArray[np.int64] = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
+    return strata_N
 
 
 def _part_problems(own: Mapping[str, Split], source: Source, kind: LabelKind) -> Iterator[str]:
     expected = source.images.images_NCHW.shape[1:]
-    for where, split in own.items():
-        part_shape = split.images_NCHW.shape[1:]
+    for name, split in own.items():
+        where, part_shape = _SPLIT_WORDS[name], split.images_NCHW.shape[1:]
         if part_shape != expected:
             yield f"{where} images: expected the shape of the training images {expected}, got {part_shape}"
         if problem := label_problem(split.labels, kind, len(source.class_names)):
             yield f"{where} labels: {problem}"
 
 
-def _content_hash(splits: Sequence[Split], class_names: Sequence[str], kind: LabelKind) -> str:
+def content_hash_of(splits: Sequence[Split], class_names: Sequence[str], kind: LabelKind) -> str:
+    """A hash of the splits as they are used; images on disk are read once, some at a time."""
     digest = hashlib.sha256("\0".join(class_names).encode())
     for split in splits:
         digest.update(f"{split.images_NCHW.shape}".encode())
-        digest.update(split.array_NCHW.data)
+        for start in range(0, len(split), _HASHED_IMAGES):
+            digest.update(np.ascontiguousarray(split.images_NCHW[start : start + _HASHED_IMAGES]).data)
         if kind == "class":
             digest.update(split.labels.astype("<i8").data)
         else:

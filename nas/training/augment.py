@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from nas.core.images import ChannelStats, stats_of_counts
+
 SampleMode = Literal["bilinear", "nearest"]
 
 
@@ -68,20 +70,13 @@ class MixedImages:
         return self.share * of_labels(self.y_B) + (1 - self.share) * of_labels(self.other_y_B)
 
 
-def channel_stats(images_NCHW: NDArray[np.uint8]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_stats(images_NCHW: NDArray[np.uint8]) -> ChannelStats:
     """Mean and standard deviation of every channel, in pixel values; a constant channel's deviation counts as 1.
 
     Exact and the same on every machine: counted over the 256 values.
     """
-    values = np.arange(256.0)
-    means, stds = [], []
-    for c in range(images_NCHW.shape[1]):
-        counts = np.bincount(images_NCHW[:, c].ravel(), minlength=256)
-        mean = float(counts @ values / counts.sum())
-        std = float(np.sqrt(counts @ (values - mean) ** 2 / counts.sum()))
-        means.append(mean)
-        stds.append(std if std > 0 else 1.0)
-    return tuple(means), tuple(stds)
+    channels = range(images_NCHW.shape[1])
+    return stats_of_counts(np.array([np.bincount(images_NCHW[:, c].ravel(), minlength=256) for c in channels]))
 
 
 def to_float(

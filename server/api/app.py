@@ -14,6 +14,7 @@ from server.api import (
     devices,
     errors,
     health,
+    named_data,
     onboardings,
     searches,
     tables,
@@ -56,7 +57,18 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestGuardMiddleware, authorizer=authorizer)
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
-    for routes in (catalog, searches, candidates, devices, onboardings, agents, tables, user_models, administration):
+    for routes in (
+        catalog,
+        searches,
+        candidates,
+        devices,
+        onboardings,
+        agents,
+        tables,
+        named_data,
+        user_models,
+        administration,
+    ):
         v1.include_router(routes.router)
     app.include_router(v1, prefix="/v1")  # a prefix of the router's own would have all routes prepared twice
     app.include_router(health.router)

@@ -20,6 +20,7 @@ from nas.core import registry
 from nas.core.errors import InvalidData
 from nas.core.ports import ImageShape
 from nas.core.spec import DataSpec
+from nas.datasets.cache import is_url
 from nas.datasets.check import REPORT, REQUEST, CheckRequest, DataReport
 
 CHECK_SECONDS = 20.0
@@ -43,6 +44,11 @@ def shape_of(data: DataSpec) -> ImageShape:
     return report_of(data, headers_only=True).require_shape()
 
 
+def report_with_samples(data: DataSpec) -> DataReport:
+    """As ``report_of``, with images of each class; read anew."""
+    return _run_check(CheckRequest(data, CHECK_BYTES, samples=True))
+
+
 def report_of(data: DataSpec, headers_only: bool = False) -> DataReport:
     """What is known of a data set; checked again when a file of it has changed.
 
@@ -50,6 +56,8 @@ def report_of(data: DataSpec, headers_only: bool = False) -> DataReport:
     set raises where nothing lies at the path.
     """
     dataset_type = registry.load_dataset(data.name)
+    if data.path is not None and is_url(data.path):
+        return _checked(_CheckKey(data.model_dump_json(), f"a URL, in minute {time.time() // 60:.0f}", headers_only))
     try:
         path = None if data.path is None else Path(data.path).expanduser()
         fingerprint = _fingerprint(path) if path is not None and path.exists() else None
@@ -62,7 +70,10 @@ def report_of(data: DataSpec, headers_only: bool = False) -> DataReport:
 
 @lru_cache(maxsize=256)
 def _checked(key: _CheckKey) -> DataReport:
-    request = CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES, key.headers_only)
+    return _run_check(CheckRequest(DataSpec.model_validate_json(key.data_json), CHECK_BYTES, key.headers_only))
+
+
+def _run_check(request: CheckRequest) -> DataReport:
     environment = {**os.environ, **dict.fromkeys(_THREADS, "1")}
     command = [sys.executable, "-P", "-m", "nas.datasets.check"]  # -P: no modules of the current folder
     with _PARALLEL:

@@ -18,6 +18,7 @@ from server.api.context import Context, CurrentStore
 from server.api.device_comparison import compare_devices
 from server.api.errors import responses
 from server.api.event_log import EventLog
+from server.api.named_data import resolve
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
 
 TABLE_STAGES = ("profile", "fit")
@@ -56,6 +57,7 @@ def add_device(
     space, also while the first onboarding runs.
     """
     store = context.store
+    spec = spec.model_copy(update={"data": resolve(spec.data, store, principal)})
     if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:

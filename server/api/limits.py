@@ -18,7 +18,7 @@ MAX_FILE = 32 * 1024 * 1024
 MAX_UPLOAD = 2 * 1024**3
 UPLOAD_PATHS = frozenset({"/v1/tables"})  # their body is a file rather than a JSON document
 # Their routes receive the body a part at a time: files of models, and whatever the dashboard's forms upload.
-_STREAMED_PATHS = re.compile(r"/v1/model-files|/_nicegui/client/[^/]+/upload/\d+")
+_STREAMED_PATHS = re.compile(r"/v1/(?:model|data)-files|/_nicegui/client/[^/]+/upload/\d+")
 MAX_URL = 8 * 1024
 MAX_HEADERS = 32 * 1024
 MAX_DEPTH = 32  # of arrays and objects in JSON

@@ -24,6 +24,7 @@ from server.api.data_check import report_of
 from server.api.dry_runs import time_on_worker
 from server.api.errors import OpenApiResponses, responses
 from server.api.event_log import EventLog
+from server.api.named_data import resolve
 from server.api.parameters import EVENT_RESPONSES, Cursor, IdempotencyKey
 
 _EXAMPLE = {
@@ -43,6 +44,10 @@ class SubmissionService:
     context: Context
     principal: CurrentPrincipal
 
+    def resolved(self, spec: SearchSpec) -> SearchSpec:
+        """The spec with what the name of its data stands for. Raises UnknownName and InvalidSpec."""
+        return spec.model_copy(update={"data": resolve(spec.data, self.context.store, self.principal)})
+
     def check(self, spec: SearchSpec) -> validate.SubmissionReport:
         """Check a spec in full. Raises InvalidSpec, UnknownName or InvalidData."""
         validate.check_data_path(spec.data, self.context.settings)
@@ -53,6 +58,7 @@ class SubmissionService:
     ) -> SearchSchema:
         """Queue a search, or return the one submitted with the same ``key`` and set the status 200."""
         store, owner = self.context.store, self.principal.owner
+        spec = self.resolved(spec)
         search_id = store.jobs.find(spec, key, owner) if key is not None else None
         if search_id is not None:
             response.status_code = 200
@@ -80,6 +86,7 @@ class SubmissionService:
 
     async def dry_run(self, spec: SearchSpec, measure: bool, wait_s: float, request: Request) -> DryRunSchema:
         """Report what the search would meet; with ``measure``, a worker estimates its cost within ``wait_s``."""
+        spec = await run_in_threadpool(self.resolved, spec)
         report = await run_in_threadpool(self.check, spec)
         if not measure:
             return report.dry_run.model_copy(update={"cost_missing": "it was not requested"})

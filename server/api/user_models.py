@@ -23,6 +23,7 @@ from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
 from server.api.errors import responses
 from server.api.event_log import EventLog
+from server.api.named_data import resolve
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
 from server.api.validate import check_data_path
 from server.store.store import Store
@@ -91,6 +92,8 @@ def add_model(
     reports what of it may be made smaller. No code of the file runs. If the file is refused, the intake fails, and its
     `error` says why."""
     store = context.store
+    if spec.data is not None:
+        spec = spec.model_copy(update={"data": resolve(spec.data, store, principal)})
     if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:

@@ -33,6 +33,7 @@ from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, booleans_for_numbers
 from nas.core.tasks import DEFAULT_TASK, load_task
+from nas.datasets.cache import is_url
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
@@ -190,6 +191,9 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
     """
     if data.path is None:
         return
+    if is_url(data.path):
+        _check_data_url(data.path, settings)
+        return
     path = Path(data.path)
     if not requires_tokens(settings):
         if not path.is_absolute() and not data.path.startswith("~"):
@@ -199,9 +203,17 @@ def check_data_path(data: DataSpec, settings: Settings) -> None:
             )
         return
     inside = path.is_absolute() and "\0" not in data.path  # a relative path is another on every worker
-    if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in settings.data_roots):
+    allowed = (settings.uploads, *settings.data_roots)  # the names of uploads are hashes of their content
+    if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in allowed):
         roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
         raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
+
+
+def _check_data_url(url: str, settings: Settings) -> None:
+    allowed = any(url.startswith(f"{root.rstrip('/')}/") for root in settings.data_urls) and ".." not in url
+    if requires_tokens(settings) and not allowed:
+        urls = ", ".join(settings.data_urls) or "none: the service has no `data_urls`"
+        raise InvalidSpec(f"data.path: expected a URL below one of those for data ({urls}), got {url!r}")
 
 
 def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:

@@ -102,9 +102,7 @@ COMMANDS = (
         "Onboardings of devices: follow, pause, resume, cancel, retry, prioritise and delete them.",
     ),
     CommandEntry("agents", "server.cli.commands.catalog:agents", "List the agents of devices elsewhere."),
-    CommandEntry(
-        "data", "server.cli.commands.data:data_app", "Data sets: their kinds, and the check of one before a search."
-    ),
+    CommandEntry("data", "server.cli.commands.data:data_app", "Data sets: add them by a name, check and prepare them."),
     CommandEntry("predictors", "server.cli.commands.catalog:predictors", "List the cards of latency predictors."),
     CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
     CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),

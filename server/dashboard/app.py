@@ -15,6 +15,8 @@ from nas.client import Client
 from nas.core.errors import NotFound
 from nas.schemas.common import ErrorSchema
 from server.dashboard.candidate.page import candidate_page
+from server.dashboard.data_sets.list_page import data_sets_page
+from server.dashboard.data_sets.page import data_set_page
 from server.dashboard.devices.compare_page import compare_page
 from server.dashboard.devices.list_page import devices_page
 from server.dashboard.devices.page import device_page
@@ -68,6 +70,16 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     @sessions.page
     async def device(client: Client, name: str) -> None:
         await device_page(client, name)
+
+    @ui.page("/data")
+    @sessions.page
+    async def data_sets(client: Client) -> None:
+        await data_sets_page(client)
+
+    @ui.page("/data/{name}")
+    @sessions.page
+    async def data_set(client: Client, name: str) -> None:
+        await data_set_page(client, name)
 
     @ui.page("/models")
     @sessions.page

@@ -17,7 +17,7 @@ from server.dashboard.service_calls import call_service
 
 HEADER_REFRESH_S = 5.0
 _NAVIGATION = (
-    *(("Searches", "/"), ("Devices", "/devices"), ("Models", "/models")),
+    *(("Searches", "/"), ("Devices", "/devices"), ("Data", "/data"), ("Models", "/models")),
     *(("New search", "/submit"), ("Service", "/service")),
 )
 _THEMES = {"auto": None, "light": False, "dark": True}

@@ -21,7 +21,7 @@ from nas.core.ports import BlobStore
 from server.store.database import reading
 from server.store.json_columns import state_to_json
 from server.store.measurements import OPEN
-from server.store.models import ArtifactRow, EventRow, Job, MeasurementRow, PredictorRow, UserModelRow
+from server.store.models import ArtifactRow, EventRow, Job, MeasurementRow, NamedDataRow, PredictorRow, UserModelRow
 
 GRACE_S = 24 * 3600.0
 SPARE_CHECKPOINTS = 3  # of each stage of an unfinished job
@@ -59,7 +59,7 @@ def collect(
 
 
 def referenced_blobs(session: Session) -> set[str]:
-    """Return the sha256 of every blob named by an artifact, a predictor, a model, a measurement task or a job."""
+    """Return the sha256 of every blob that an artifact, a predictor, a model, a data set, a task or a job names."""
     used = {*session.scalars(select(ArtifactRow.blob)), *session.scalars(select(PredictorRow.blob))}
     used.update(sha256 for sha256 in session.scalars(select(PredictorRow.measurements_blob)) if sha256 is not None)
     used.update(session.scalars(select(MeasurementRow.blob).where(MeasurementRow.status.in_(OPEN))))
@@ -67,6 +67,7 @@ def referenced_blobs(session: Session) -> set[str]:
         used.update(_hashes(table))
     for blobs in session.execute(select(UserModelRow.graph, UserModelRow.weights, UserModelRow.report)):
         used.update(sha256 for sha256 in blobs if sha256 is not None)
+    used.update(sha256 for sha256 in session.scalars(select(NamedDataRow.samples)) if sha256 is not None)
     for spec in session.scalars(select(Job.spec).where(Job.kind == "model", Job.status != "succeeded")):
         used.update(_hashes(spec))  # what was uploaded, for another attempt
     for state in session.scalars(select(Job.state)):

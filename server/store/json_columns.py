@@ -12,10 +12,11 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from nas.core.conclusion import Conclusion
-from nas.core.data_account import data_account_from_json
+from nas.core.data_account import DataAccount, data_account_from_json
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.events import Checkpoint, Refitted, SearchState, decode
 from nas.core.jobs import MeasurementFailure
+from nas.core.ports import ImageShape
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from nas.core.timing import Timing
@@ -146,6 +147,17 @@ def _bars_to_json(bars: Sequence[StageBar]) -> object:
     return _BARS.dump_python(tuple(bars), mode="json", by_alias=True)
 
 
+_SHAPE = TypeAdapter(ImageShape)
+
+
+def _shape_to_json(shape: ImageShape) -> object:
+    return asdict(shape)
+
+
+def _account_to_json(account: DataAccount) -> object:
+    return asdict(account)
+
+
 ProfileColumn = JsonOf(DeviceProfile.as_json, DeviceProfile.from_json)
 MeasurementColumn = JsonOf(Measurement.as_json, Measurement.from_json)
 OnDevicesColumn = JsonOf(_devices_to_json, _devices_from_json)
@@ -155,4 +167,6 @@ NodesColumn = JsonOf(_nodes_to_json, _nodes_from_json)
 ResourcesColumn = JsonOf(_resources_to_json, ResourceSpec.model_validate)
 BarsColumn = JsonOf(_bars_to_json, _BARS.validate_python)
 SummaryColumn = JsonOf(_summary_to_json, _SUMMARY.validate_python)
+ShapeColumn = JsonOf(_shape_to_json, _SHAPE.validate_python)
+AccountColumn = JsonOf(_account_to_json, data_account_from_json)
 StateColumn = JsonOf(state_to_json, state_from_json)

@@ -18,14 +18,17 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
+from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Measurement, OnDevice
 from nas.core.events import SearchState
 from nas.core.jobs import MeasurementFailure
+from nas.core.ports import ImageShape
 from nas.core.scheduling import NodeResources
 from nas.core.spec import ResourceSpec
 from nas.core.timing import Timing
 from nas.models.stored import ModelSummary
 from server.store.json_columns import (
+    AccountColumn,
     BarsColumn,
     Json,
     MeasurementColumn,
@@ -34,6 +37,7 @@ from server.store.json_columns import (
     ProfileColumn,
     ResourcesColumn,
     ResultColumn,
+    ShapeColumn,
     StageBar,
     StateColumn,
     SummaryColumn,
@@ -364,6 +368,23 @@ class UserModelRow(Base):
     weights: Mapped[str | None] = mapped_column(String(64))
     report: Mapped[str | None] = mapped_column(String(64))
     summary: Mapped[ModelSummary | None] = mapped_column(SummaryColumn)
+
+
+class NamedDataRow(Base):
+    """A data set that was added by a name: its ``spec``, and what its last check has read. ``samples`` is the blob of a
+    picture of its images. Only its ``owner`` and administrators see and use it."""
+
+    __tablename__ = "named_data"
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    owner: Mapped[str] = mapped_column(String(120))
+    spec: Mapped[dict[str, JsonValue]]
+    added_at: Mapped[float]
+    checked_at: Mapped[float]
+    shape: Mapped[ImageShape] = mapped_column(ShapeColumn)
+    account: Mapped[DataAccount | None] = mapped_column(AccountColumn)
+    incomplete: Mapped[str] = mapped_column(Text)
+    samples: Mapped[str | None] = mapped_column(String(64))
 
 
 class WorkerRow(Base):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from server.store.readers.candidates import CandidateReader
 from server.store.readers.devices import DeviceReader
+from server.store.readers.named_data import NamedDataReader
 from server.store.readers.predictors import PredictorReader
 from server.store.readers.searches import SearchReader
 from server.store.readers.service import ServiceReader
@@ -15,6 +16,7 @@ class Queries(
     SearchReader,
     CandidateReader,
     DeviceReader,
+    NamedDataReader,
     PredictorReader,
     ServiceReader,
     SubmissionReader,

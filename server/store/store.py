@@ -17,6 +17,7 @@ from server.store.garbage import CollectionResult, collect
 from server.store.jobs import SqlJobStore
 from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
+from server.store.named_data import NamedData
 from server.store.queries import Queries
 from server.store.quotas import Quotas
 from server.store.sessions import TokenSessions
@@ -32,6 +33,7 @@ class Store:
     jobs: SqlJobStore
     queries: Queries
     devices: Devices
+    named_data: NamedData
     user_models: UserModels
     measurements: Measurements
     quotas: Quotas
@@ -61,6 +63,7 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] | None = No
             jobs=SqlJobStore(engine, database_time),
             queries=Queries(engine, database_time),
             devices=Devices(engine, database_time),
+            named_data=NamedData(engine, database_time),
             user_models=UserModels(engine, database_time),
             measurements=Measurements(engine, database_time),
             quotas=Quotas(engine, database_time),

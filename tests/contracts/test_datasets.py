@@ -26,6 +26,7 @@ from nas.core.ports import Dataset, Split
 from nas.core.spec import DataSpec
 from nas.datasets.splits import Source, SplitParams, build, stratified
 from tests.support.paths import ROOT
+from tests.support.prepared import write_tar
 
 SHARED = Path(os.environ.get("HWNAS_SHARED", ROOT.parent / "shared"))
 FASHION = SHARED / "data" / "fashion_mnist.npz"
@@ -88,6 +89,9 @@ def make(kind: str, path: Path) -> DataSpec:
         return write_npz(path, images=images, labels=labels)
     if kind == "folder":
         return write_folder(path / "root", images, labels)
+    if kind == "webdataset":
+        write_tar(path / "part.tar", [Image.fromarray(image_HWC) for image_HWC in images], labels.tolist())
+        return DataSpec(name="webdataset", path=str(path / "part.tar"))
     return write_parquet(path / "data.parquet", images, labels)
 
 

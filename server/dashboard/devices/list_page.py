@@ -44,7 +44,8 @@ async def devices_page(client: Client) -> None:
     def fetch() -> DevicesSnapshot:
         nonlocal spaces, datasets, models
         if form is None:
-            spaces, datasets = client.spaces(), client.datasets()
+            spaces = client.spaces()
+            datasets = [*client.datasets(), *(data.name for data in client.data_sets())]
             models = [model.name for model in client.models() if model.summary is not None]
         return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets, models)
 

@@ -30,7 +30,7 @@ async def submit_page(client: Client, supernet: str, device: str, model: str = "
         return SubmitOptions(
             spaces=client.spaces(),
             strategies=client.strategies(),
-            datasets=client.datasets(),
+            datasets=[*client.datasets(), *(data.name for data in client.data_sets())],
             devices=[d.name for d in client.devices() if d.predictors],
             parents=[search for search in finished if can_fork(search)],
             models={m.name: m.spec.data for m in client.models() if m.summary is not None},
