@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Rows = NDArray[np.int64]
+ImageRows = NDArray[np.int64]
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
 
 
@@ -28,20 +28,20 @@ class StoredImages(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: Rows | slice) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: ImageRows | slice) -> NDArray[np.uint8]:
         """Images as they are evaluated, uint8 (B, C, H, W). Raises InvalidData for what has vanished or is damaged."""
 
-    def crops(self, row_B: Rows, seed: int) -> NDArray[np.uint8]:
+    def crops(self, row_B: ImageRows, seed: int) -> NDArray[np.uint8]:
         """Images as they are trained on, uint8 (B, C, H, W); ``seed`` decides the crops of larger images."""
 
-    def epoch_order(self, generator: np.random.Generator) -> Rows:
+    def epoch_order(self, generator: np.random.Generator) -> ImageRows:
         """All rows in the order of an epoch, shuffled so that images that lie together are read together."""
 
 
-Images = NDArray[np.uint8] | StoredImages
+SplitImages = NDArray[np.uint8] | StoredImages
 
 
-def epoch_order(images: Images, generator: np.random.Generator) -> Rows:
+def epoch_order(images: SplitImages, generator: np.random.Generator) -> ImageRows:
     """All rows in the order of an epoch: any order of an array, one that suits the disk of stored images."""
     if isinstance(images, np.ndarray):
         return generator.permutation(len(images))

@@ -17,7 +17,7 @@ from nas.core.data_account import DataAccount
 from nas.core.device import DeviceProfile, Latency, Measurement
 from nas.core.events import Candidate, Event, SearchState
 from nas.core.graph import GraphEncoding
-from nas.core.images import Images
+from nas.core.images import SplitImages
 from nas.core.json_types import JsonObject
 from nas.core.layers import Layer
 from nas.core.parent import Preprocessing
@@ -43,7 +43,7 @@ class Split:
     """Images as stored: ``images_NCHW`` uint8, and one label each (``nas.core.tasks.LabelKind`` has shape and type).
     Images on disk are indexed as an array is, by rows or a slice."""
 
-    images_NCHW: Images
+    images_NCHW: SplitImages
     labels: Labels
 
     def __len__(self) -> int:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidData, InvalidSpec, UnknownName
-from nas.core.images import Rows
+from nas.core.images import ImageRows
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec, parse_spec
 from nas.core.tasks import DEFAULT_TASK, LabelKind, Labels, load_task
@@ -217,14 +217,14 @@ def cropped_to_square(split: Split, intake: Intake) -> Split:
 
 def split_rows(
     labels: Mapping[str, Labels], class_names: Sequence[str], kind: LabelKind, params: SplitParams, seed: int
-) -> dict[str, tuple[str, Rows]]:
+) -> dict[str, tuple[str, ImageRows]]:
     """Of train, val and test: which of the source's splits it is taken from, and the rows there. What the source does
     not divide itself is drawn from its training images, stratified, shuffled by ``seed``."""
     rng = np.random.default_rng(seed)
     names = class_names if kind == "class" else ("images",)
     train_at, val_at, test_at = stratified(_strata(labels["train"]), _fractions(labels, params), names, rng)
 
-    def part(name: str, drawn_at: Rows, limit: int | None) -> tuple[str, Rows]:
+    def part(name: str, drawn_at: ImageRows, limit: int | None) -> tuple[str, ImageRows]:
         own = name if name in labels else "train"
         at = rng.permutation(len(labels[own])) if name in labels and name != "train" else drawn_at
         return own, _limited(_strata(labels[own]), at, limit, rng)
@@ -288,7 +288,7 @@ def stratified(
     return [rng.permutation(np.concatenate(part)) for part in parts]
 
 
-def _limited(strata_N: NDArray[np.int64], at: Rows, limit: int | None, rng: np.random.Generator) -> Rows:
+def _limited(strata_N: NDArray[np.int64], at: ImageRows, limit: int | None, rng: np.random.Generator) -> ImageRows:
     """The rows at ``at``; a stratified sample of ``limit`` of them (to within rounding, one per class at least)."""
     if limit is None or limit >= len(at):
         return at
@@ -297,17 +297,17 @@ def _limited(strata_N: NDArray[np.int64], at: Rows, limit: int | None, rng: np.r
     for k in np.unique(labels):
         members = np.flatnonzero(labels == k)
         kept_rows.append(members[: max(1, round(limit * len(members) / len(at)))])
-    return at[rng.permutation(np.concatenate(kept_rows))]
+    sampled: ImageRows = at[rng.permutation(np.concatenate(kept_rows))]
+    return sampled
 
 
-def _take(split: Split, at: Rows) -> Split:
+def _take(split: Split, at: ImageRows) -> Split:
     return Split(np.ascontiguousarray(split.array_NCHW[at]), split.labels[at])
 
 
 def _strata(labels: Labels) -> NDArray[np.int64]:
     """The class of each image where it has one; else all images are alike."""
-    strata_N: NDArray[np.int64] = labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
-    return strata_N
+    return labels if labels.ndim == 1 else np.zeros(len(labels), dtype=np.int64)
 
 
 def _part_problems(own: Mapping[str, Split], source: Source, kind: LabelKind) -> Iterator[str]:

@@ -23,7 +23,7 @@ from nas.datasets.cache import cache_folder, fingerprint, is_url
 from nas.datasets.images import SizeParams
 from nas.datasets.prepared.loading import prepared_dataset
 from nas.datasets.prepared.prepare import (
-    Manifest,
+    PreparedManifest,
     PreparingProgress,
     WriteShards,
     folder_name,
@@ -57,19 +57,19 @@ class PreparedFolder:
     path: Path
     storage: Storage
     params: SizeParams
-    manifest: Manifest | None = None
+    manifest: PreparedManifest | None = None
     source: RecordSource | None = None
 
 
 @dataclass(frozen=True)
-class _Note:
+class _PreparedNote:
     """Where the data set that a spec names was prepared, from the files as they are."""
 
     folder: str
     storage: Storage
 
 
-_NOTE = TypeAdapter(_Note)
+_NOTE = TypeAdapter(_PreparedNote)
 
 
 def load_data(spec: DataSpec, preparation: Preparation | None = None) -> Dataset:
@@ -101,7 +101,7 @@ def loading(spec: DataSpec, preparation: Preparation) -> Generator[PreparingProg
             return fingerprint(existing_path(spec)) == begun
 
         yield from prepare(place.source, place.storage, place.path, preparation.write, still_the_same)
-        note = _NOTE.dump_json(_Note(place.path.name, place.storage))
+        note = _NOTE.dump_json(_PreparedNote(place.path.name, place.storage))
         write_durably(_note_path(spec, place.params, begun, preparation.cache), note)
         manifest = read_manifest(place.path)
     if manifest is None:
@@ -138,7 +138,7 @@ class WholeFolder:
     """A data set that is prepared and whole."""
 
     path: Path
-    manifest: Manifest
+    manifest: PreparedManifest
     params: SizeParams
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nas.core.images import Rows, epoch_order
+from nas.core.images import ImageRows, epoch_order
 from nas.core.ports import Split
 from nas.core.rng import Stream, derive_seed, rng
 from nas.training.pipeline import Pipeline, RawBatch
@@ -40,7 +40,7 @@ class BatchLoader:
         self._ahead = 0 if isinstance(split.images_NCHW, np.ndarray) else ahead
         self._threads = ThreadPoolExecutor(max(1, self._ahead), thread_name_prefix="batches")
         self._pending: dict[Position, Future[RawBatch]] = {}
-        self._orders: dict[int, Rows] = {}
+        self._orders: dict[int, ImageRows] = {}
 
     def __enter__(self) -> BatchLoader:
         return self
@@ -53,7 +53,7 @@ class BatchLoader:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._pending.clear()
 
-    def rows(self, position: Position) -> Rows:
+    def rows(self, position: Position) -> ImageRows:
         """The images of a step; every epoch has an order of its own."""
         if position.epoch not in self._orders:
             generator = rng(self._seed, Stream.BATCH_ORDER, self._phase, position.epoch)
@@ -88,6 +88,6 @@ class BatchLoader:
         epoch, step = divmod(position.epoch * self.per_epoch + position.step + 1, self.per_epoch)
         return Position(epoch, step)
 
-    def _read(self, position: Position, index_B: Rows) -> RawBatch:
+    def _read(self, position: Position, index_B: ImageRows) -> RawBatch:
         seed = derive_seed(self._seed, Stream.IMAGE_CROPS, self._phase, position.epoch, position.step)
         return self._pipeline.read(self._split, index_B, seed)

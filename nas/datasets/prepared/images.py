@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.errors import InvalidData
-from nas.core.images import ChannelStats, Rows
+from nas.core.images import ChannelStats, ImageRows
 from nas.datasets.images import Box, ImageFormat
 from nas.datasets.prepared.shards import MappedShard, Shard
 
@@ -69,11 +69,11 @@ class PreparedImages:
 
     shape_CHW: tuple[int, int, int]
     shards: _Shards
-    row_N: Rows
+    row_N: ImageRows
     stats: ChannelStats
     encoded: Crops | None = None
     threads: int = 1
-    _first: Rows = field(init=False, repr=False)
+    _first: ImageRows = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         counts = [shard.images for shard in self.shards.shards]
@@ -92,7 +92,7 @@ class PreparedImages:
     def __len__(self) -> int:
         return len(self.row_N)
 
-    def __getitem__(self, rows: Rows | slice) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: ImageRows | slice) -> NDArray[np.uint8]:
         """As ``StoredImages``."""
         at = np.arange(len(self))[rows] if isinstance(rows, slice) else rows
         crops = self.encoded
@@ -101,7 +101,7 @@ class PreparedImages:
         side = crops.eval_side
         return self._decoded(at, crops, lambda _: lambda width, height: centred_box(width, height, side))
 
-    def crops(self, row_B: Rows, seed: int) -> NDArray[np.uint8]:
+    def crops(self, row_B: ImageRows, seed: int) -> NDArray[np.uint8]:
         """As ``StoredImages``."""
         crops = self.encoded
         if crops is None:
@@ -114,7 +114,7 @@ class PreparedImages:
 
         return self._decoded(row_B, crops, box_of)
 
-    def epoch_order(self, generator: np.random.Generator) -> Rows:
+    def epoch_order(self, generator: np.random.Generator) -> ImageRows:
         """As ``StoredImages``: any order where all shards fit into one window, as of an array; else shards are shuffled
         and divided into windows, and the images of each window are."""
         if len(self.shards.shards) <= WINDOW:
@@ -141,10 +141,10 @@ class PreparedImages:
     def _all_mapped(self) -> Iterator[MappedShard]:
         return (MappedShard(self.shards.folder, shard) for shard in self.shards.shards)
 
-    def _shard_of(self, stored_N: Rows) -> Rows:
+    def _shard_of(self, stored_N: ImageRows) -> ImageRows:
         return np.searchsorted(self._first, stored_N, side="right") - 1
 
-    def _places(self, at: Rows) -> Iterator[tuple[int, Rows, Rows]]:
+    def _places(self, at: ImageRows) -> Iterator[tuple[int, ImageRows, ImageRows]]:
         """By shard: its number, the positions in ``at``, and the images' positions in the shard."""
         stored = self.row_N[at]
         shard_B = self._shard_of(stored)
@@ -152,13 +152,15 @@ class PreparedImages:
             positions = np.flatnonzero(shard_B == number)
             yield number, positions, stored[positions] - self._first[number]
 
-    def _pixels(self, at: Rows) -> NDArray[np.uint8]:
+    def _pixels(self, at: ImageRows) -> NDArray[np.uint8]:
         images_BCHW = np.empty((len(at), *self.shape_CHW), dtype=np.uint8)
         for number, positions, images in self._places(at):
             images_BCHW[positions] = self.shards.mapped(number).pixels(self.shape_CHW)[images]
         return images_BCHW
 
-    def _decoded(self, at: Rows, crops: Crops, box_of: Callable[[int], Callable[[int, int], Box]]) -> NDArray[np.uint8]:
+    def _decoded(
+        self, at: ImageRows, crops: Crops, box_of: Callable[[int], Callable[[int, int], Box]]
+    ) -> NDArray[np.uint8]:
         images_BCHW = np.empty((len(at), *self.shape_CHW), dtype=np.uint8)
         side = self.shape_CHW[1]
 
@@ -189,7 +191,7 @@ def images_of(
     folder: Path,
     shards: tuple[Shard, ...],
     shape_CHW: tuple[int, int, int],
-    row_N: Rows,
+    row_N: ImageRows,
     stats: ChannelStats = ((), ()),
     encoded: Crops | None = None,
     threads: int = 1,

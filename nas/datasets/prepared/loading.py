@@ -21,7 +21,7 @@ from nas.datasets.contents import SplitContents, contentless, make_account
 from nas.datasets.images import ImageFormat, ImageParams, SizeParams
 from nas.datasets.intake import Intake
 from nas.datasets.prepared.images import Crops, PreparedImages, images_of
-from nas.datasets.prepared.prepare import Manifest, read_labels
+from nas.datasets.prepared.prepare import PreparedManifest, read_labels
 from nas.datasets.prepared.shards import write_durably
 from nas.datasets.splits import (
     check_class_count,
@@ -47,7 +47,7 @@ _SURVEY = TypeAdapter(_Survey)
 
 
 def prepared_dataset(
-    folder: Path, manifest: Manifest, spec: DataSpec, params: SizeParams, seed: int, threads: int = 1
+    folder: Path, manifest: PreparedManifest, spec: DataSpec, params: SizeParams, seed: int, threads: int = 1
 ) -> Dataset:
     """The splits of a prepared data set. Raises InvalidData with all problems, as ``nas.datasets.splits.build``."""
     kind = load_task(spec.task).labels
@@ -85,7 +85,7 @@ def prepared_dataset(
     )
 
 
-def _intake(manifest: Manifest, params: SizeParams) -> Intake:
+def _intake(manifest: PreparedManifest, params: SizeParams) -> Intake:
     intake = Intake(params.skip_unreadable if isinstance(params, ImageParams) else 0, list(manifest.unused))
     for conversion in manifest.conversions:
         intake.converted(conversion.change, conversion.images)
@@ -94,7 +94,7 @@ def _intake(manifest: Manifest, params: SizeParams) -> Intake:
     return intake
 
 
-def _crops(manifest: Manifest, params: SizeParams) -> Crops | None:
+def _crops(manifest: PreparedManifest, params: SizeParams) -> Crops | None:
     if manifest.storage == "decoded" or not isinstance(params, ImageParams):
         return None
     channels, side, _ = manifest.shape_CHW
@@ -120,7 +120,7 @@ def _read_survey(path: Path) -> _Survey | None:
 
 
 def _make_survey(
-    manifest: Manifest,
+    manifest: PreparedManifest,
     stored: Mapping[str, PreparedImages],
     splits: Mapping[str, Split],
     intake: Intake,
@@ -139,7 +139,7 @@ def _make_survey(
     return _Survey(account, _stats(splits["train"], manifest))
 
 
-def _encoded_hash(contents: Mapping[str, SplitContents], manifest: Manifest, question: str) -> str:
+def _encoded_hash(contents: Mapping[str, SplitContents], manifest: PreparedManifest, question: str) -> str:
     """A hash of the encoded images of each split, of how they are cropped, and of their labels."""
     digest = hashlib.sha256("\0".join((question, *manifest.class_names)).encode())
     for split in contents.values():
@@ -148,7 +148,7 @@ def _encoded_hash(contents: Mapping[str, SplitContents], manifest: Manifest, que
     return digest.hexdigest()
 
 
-def _stats(train: Split, manifest: Manifest) -> ChannelStats:
+def _stats(train: Split, manifest: PreparedManifest) -> ChannelStats:
     """Mean and deviation of each channel; of encoded images, those of a sample that is always the same."""
     images = train.images_NCHW
     last = len(train) if manifest.storage == "decoded" else min(len(train), _SAMPLED)

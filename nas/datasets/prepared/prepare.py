@@ -36,7 +36,7 @@ class PreparingProgress:
 
 
 @dataclass(frozen=True)
-class Manifest:
+class PreparedManifest:
     """A prepared data set as a whole; the labels of each split lie beside it. ``shards`` by split, in the order of the
     source's records."""
 
@@ -63,7 +63,7 @@ class Manifest:
         return tuple(Conversion(change, images) for change, images in counts.most_common())
 
 
-_MANIFEST = TypeAdapter(Manifest)
+_MANIFEST = TypeAdapter(PreparedManifest)
 WriteShards = Callable[[RecordSource, Sequence[ShardJob], Path], Iterator[Shard]]
 """Writes shards and yields each as it is written; in this process, or in many."""
 
@@ -129,11 +129,13 @@ def prepare(
     for split, labels in source.labels.items():
         _write_labels(folder / f"{split}.labels.npy", usable_labels(labels, all_shards[split]))
     skipped = tuple(s for shards_of in all_shards.values() for shard in shards_of for s in shard.skipped)
-    manifest = Manifest(VERSION, storage, _square(source.shape), source.class_names, shards, source.unused, skipped)
+    manifest = PreparedManifest(
+        VERSION, storage, _square(source.shape), source.class_names, shards, source.unused, skipped
+    )
     write_durably(folder / MANIFEST, _MANIFEST.dump_json(manifest))
 
 
-def read_manifest(folder: Path) -> Manifest | None:
+def read_manifest(folder: Path) -> PreparedManifest | None:
     """The manifest of a data set that is whole: all of its shards lie there with their sizes. None for another."""
     try:
         manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())

@@ -38,7 +38,7 @@ ParamOption = Annotated[
     list[str] | None, typer.Option("--param", help="Parameter of the data set, key=value; may be repeated.")
 ]
 TaskOption = Annotated[str, typer.Option(help="What is learned, and so what labels are expected.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="Of the splits.")]
+SplitSeedOption = Annotated[int, typer.Option(min=0, help="Of the splits.")]
 
 
 @data_app.command("list")
@@ -69,7 +69,7 @@ def add_data(
     kind: KindOption = None,
     param: ParamOption = None,
     task: TaskOption = DEFAULT_TASK,
-    seed: SeedOption = 0,
+    seed: SplitSeedOption = 0,
 ) -> None:
     """Check a data set and give it a name, which specs use in place of its kind, path and parameters: `data: {name:
     NAME}`.
@@ -132,7 +132,7 @@ def check(
     kind: KindOption = None,
     param: ParamOption = None,
     task: TaskOption = DEFAULT_TASK,
-    seed: SeedOption = 0,
+    seed: SplitSeedOption = 0,
 ) -> None:
     """Read a data set of this machine as a search would, and print what becomes of every image, or all of its problems.
     Of a name, the service reads the data set again, and says whether it has changed.
@@ -164,7 +164,7 @@ def prepare_data(
     kind: KindOption = None,
     param: ParamOption = None,
     task: TaskOption = DEFAULT_TASK,
-    seed: SeedOption = 0,
+    seed: SplitSeedOption = 0,
     processes: Annotated[int, typer.Option(min=1, help="How many read images at a time.")] = 2,
     json_output: JsonOption = False,
 ) -> None:

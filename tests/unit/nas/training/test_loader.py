@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from nas.core.errors import InvalidData
-from nas.core.images import ChannelStats, Rows
+from nas.core.images import ChannelStats, ImageRows
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.rng import Stream, rng
 from nas.training.augment import Augmentation
@@ -34,15 +34,15 @@ class ImagesElsewhere:
     def __len__(self) -> int:
         return len(IMAGES)
 
-    def __getitem__(self, rows: Rows | slice) -> NDArray[np.uint8]:
+    def __getitem__(self, rows: ImageRows | slice) -> NDArray[np.uint8]:
         return IMAGES[rows]
 
-    def crops(self, row_B: Rows, seed: int) -> NDArray[np.uint8]:
+    def crops(self, row_B: ImageRows, seed: int) -> NDArray[np.uint8]:
         if self.damaged in row_B:
             raise InvalidData("image 7 is damaged")
         return (IMAGES[row_B].astype(np.int64) + seed).astype(np.uint8)
 
-    def epoch_order(self, generator: np.random.Generator) -> Rows:
+    def epoch_order(self, generator: np.random.Generator) -> ImageRows:
         return generator.permutation(len(IMAGES))[::-1].copy()
 
 
