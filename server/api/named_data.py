@@ -48,6 +48,8 @@ def resolve(data: DataSpec, store: Store, principal: Principal) -> DataSpec:
     try:
         stored = store.queries.named_data(data.name, principal).data
     except NotFound:
+        if data.path is not None:  # it is meant to be a kind
+            return data
         added = [named.name for named in store.queries.named_data_sets(principal)]
         raise UnknownName("data set", data.name, [*added, *kinds]) from None
     if data.path is not None:

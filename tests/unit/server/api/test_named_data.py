@@ -121,7 +121,7 @@ def test_a_submission_holds_what_the_name_stood_for(api: TestClient, tmp_path: P
     assert DataSpec.model_validate(stored) == spec
     assert "jobs" not in refusal(api.delete("/v1/data/pets"), 409)  # an onboarding reads it
     device["data"] = {"name": "petz"}
-    assert "Did you mean 'pets'" in refusal(api.post("/v1/devices", json={**device, "name": "other"}), 400)
+    assert "Did you mean 'pets'" in refusal(api.post("/v1/devices", json={**device, "name": "other"}), 422)
 
 
 def test_a_check_notices_changed_and_refused_data(api: TestClient, tmp_path: Path) -> None:
@@ -138,10 +138,10 @@ def test_a_check_notices_changed_and_refused_data(api: TestClient, tmp_path: Pat
 
 def test_bad_data_and_taken_names_are_refused(api: TestClient, tmp_path: Path) -> None:
     spec = colour_folder(tmp_path / "images")
-    assert "is a kind of data" in refusal(add(api, "folder", spec), 400)
-    assert "expected an absolute path" in refusal(add(api, "pets", {"name": "folder", "path": "images"}), 400)
-    assert "does not exist" in refusal(add(api, "pets", {"name": "folder", "path": "/nothing/here"}), 400)
-    assert "Did you mean 'folder'" in refusal(add(api, "pets", {"name": "foldr", "path": spec.path}), 400)
+    assert "is a kind of data" in refusal(add(api, "folder", spec), 422)
+    assert "expected an absolute path" in refusal(add(api, "pets", {"name": "folder", "path": "images"}), 422)
+    assert "does not exist" in refusal(add(api, "pets", {"name": "folder", "path": "/nothing/here"}), 422)
+    assert "Did you mean 'folder'" in refusal(add(api, "pets", {"name": "foldr", "path": spec.path}), 422)
     assert add(api, "pets", spec).status_code == 201
     assert "is taken" in refusal(add(api, "pets", spec), 409)
 
@@ -164,7 +164,7 @@ def test_owners_do_not_see_each_others_data(api: TestClient, store: Store, tmp_p
 )
 def test_an_upload_of_another_kind_is_refused(api: TestClient, filename: str, content: bytes, message: str) -> None:
     answer = api.post("/v1/data-files", params={"filename": filename}, content=content)
-    assert message in refusal(answer, 400)
+    assert message in refusal(answer, 422)
 
 
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/outside.png", "a/../../outside.png", "C:/outside.png"])
