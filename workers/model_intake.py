@@ -13,7 +13,6 @@ import torch
 from scipy.stats import binomtest
 from torch import nn
 
-from nas.core import registry
 from nas.core.device import DeviceProfile
 from nas.core.errors import ExportMismatch, InvalidSpec, MeasurementRefused
 from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned, fold
@@ -23,6 +22,7 @@ from nas.core.model_spec import FileSource, ModelSpec, PackageSource, TimmSource
 from nas.core.ports import BlobStore, Measurer
 from nas.core.spec import DataSpec
 from nas.core.tasks import load_task
+from nas.datasets.storage import load_data
 from nas.export import to_onnx_for_timing
 from nas.models.execution import build
 from nas.models.fitting import require_fit
@@ -145,7 +145,7 @@ def _module(stored: StoredModel, blobs: BlobStore) -> nn.Module:
 
 def _judge(stored: StoredModel, spec: ModelSpec, data: DataSpec, blobs: BlobStore) -> ParentQuality:
     """The quality of the model on the test images of a data set. Raises InvalidSpec if they do not fit."""
-    dataset = registry.load_dataset(data.name).load(data, data.seed)
+    dataset = load_data(data)
     task, shape = load_task(dataset.task), stored.summary.input_shape
     if task.parent_labels:
         raise InvalidSpec(f"the task {task.name!r} compares smaller models with this one: it agrees with itself")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.core.images import ChannelStats
+from nas.core.images import ChannelStats, SplitImages
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
 from nas.core.tasks import load_task
@@ -20,6 +21,7 @@ from nas.training.augment import Augmentation, channel_stats, to_float
 DEFAULT = Augmentation()
 _CHANNELS_LAST_PIXELS = 64  # height and width from which that layout is faster
 _PIXELS_AT_ONCE = 2**18
+_EVALUATED_BYTES = 128 * 2**20  # pixels of a split that are kept where decoding it for each network would take longer
 Index = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -102,10 +104,10 @@ class Pipeline:
         space = problem.space
         return Pipeline(problem.data, device, space.preprocessing, space.pretrained_genes is not None)
 
-    def _on_device(self, split: Split, images_NCHW: NDArray[np.uint8]) -> _DeviceSplit:
+    def _on_device(self, split: Split, images: SplitImages) -> _DeviceSplit:
         key = id(split)
         if key not in self._splits:
-            tensor_NCHW = torch.from_numpy(images_NCHW).to(self.device)
+            tensor_NCHW = torch.from_numpy(images if isinstance(images, np.ndarray) else images[:]).to(self.device)
             self._splits[key] = _DeviceSplit(split, tensor_NCHW, torch.from_numpy(split.labels).to(self.device))
         return self._splits[key]
 
@@ -119,7 +121,7 @@ class Pipeline:
     def _stored(self, split: Split, rows: Index | slice) -> tuple[torch.Tensor, torch.Tensor]:
         """Images by rows as they are evaluated, as bytes, and their labels."""
         images = split.images_NCHW
-        if not isinstance(images, np.ndarray):
+        if not isinstance(images, np.ndarray) and not (images.cropped and prod(images.shape) <= _EVALUATED_BYTES):
             return self._sent(images[rows]), self._sent(split.labels[rows])
         stored = self._on_device(split, images)
         at = rows if isinstance(rows, slice) else torch.from_numpy(rows).to(self.device)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from nas.core.events import Progress
 from server.store.store import open_store
 from tests.support import fakes, fleets
 from tests.support.browsing import MARKS
+from tests.support.image_files import colour_folder
 from tests.support.intake import run_oldest_job
 from tests.support.models import mobilenet_v2, save_exported
 from tests.support.paths import ROOT
@@ -57,6 +59,7 @@ def test_pages_of_an_empty_service_open(page: Any, tmp_path: Path) -> None:
         for path, heading in (
             ("/", "Searches"),
             ("/devices", "Devices"),
+            ("/data", "Data"),
             ("/models", "Models"),
             ("/submit", "New search"),
             ("/service", "Service"),
@@ -91,6 +94,27 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
         assert lower["y"] - upper["y"] - upper["height"] > 8
         page.get_by_role("button", name="Make it faster").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("New search")
+        page.goto("about:blank")
+
+
+def test_data_set_is_uploaded_checked_and_deleted(page: Any, tmp_path: Path) -> None:
+    colour_folder(tmp_path / "pets")
+    archive = shutil.make_archive(str(tmp_path / "pets"), "zip", tmp_path / "pets")
+    with service(tmp_path) as url:
+        page.goto(f"{url}/data")
+        expect(page.get_by_text("No data sets yet")).to_be_visible()
+        page.locator("input[type=file]").first.set_input_files(archive)
+        expect(page.get_by_text("pets.zip is uploaded: 24 files")).to_be_visible()
+        page.get_by_role("button", name="Check and add").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("pets")
+        expect(page.get_by_text("24 images in 2 classes were read")).to_be_visible()
+        picture = page.get_by_role("img", name="Training images of data set pets")
+        assert picture.evaluate("image => image.naturalHeight") == 2 * 52
+        page.get_by_role("button", name="Check again").click()
+        expect(page.get_by_text("It is unchanged")).to_be_visible()
+        page.get_by_role("button", name="Delete").click()
+        page.get_by_role("button", name="Delete data set").click()
+        expect(page.get_by_text("No data sets yet")).to_be_visible()
         page.goto("about:blank")
 
 

@@ -97,6 +97,22 @@ def test_data_check_prints_every_problem(tmp_path: Path) -> None:
     assert run("data", "check", str(tmp_path / "nothing.txt")).exit_code == 2
 
 
+def test_data_prepare_prints_the_account_and_leaves_what_searches_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWNAS_DATA_CACHE", str(tmp_path / "cache"))
+    colour_folder(tmp_path / "images")
+    command = ("data", "prepare", str(tmp_path / "images"), "--param", "storage=decoded", "--processes", "1")
+    done = run(*command)
+    assert done.exit_code == 0, done.stderr
+    assert "24 images in 2 classes were read" in done.stdout
+    assert list((tmp_path / "cache" / "prepared").rglob("manifest.json"))
+    assert json.loads(run(*command, "--json").stdout)["inputs"] == 24
+    done = run("data", "prepare", "s3://bucket/photos")
+    assert done.exit_code == 2
+    assert "expected --kind" in done.stderr
+
+
 def test_a_parameter_given_twice_is_refused(tmp_path: Path) -> None:
     colour_folder(tmp_path)
     done = run("data", "check", str(tmp_path), "--param", "image_size=4", "--param", "image_size=6")
