@@ -19,7 +19,7 @@ import torch
 from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
 from nas.datasets.storage import Preparation, load_data
-from nas.training.loader import BatchLoader, Position
+from nas.training.loader import BatchLoader
 from nas.training.pipeline import Pipeline
 
 BATCH = 64
@@ -42,26 +42,27 @@ def main() -> None:
 
 
 def _read(data: Dataset, batches: int) -> None:
-    with BatchLoader(Pipeline(data, "cpu"), data.train, BATCH, seed=0) as loader:
-        for _ in islice(loader.batches(), batches):
-            pass
+    pipeline = Pipeline(data, "cpu")
+    for _ in islice(BatchLoader(pipeline, data.train, BATCH, seed=0).batches(), batches):
+        pass
+    pipeline.close()
 
 
 def _speed(data: Dataset, cores: Sequence[int], seconds: float) -> float:
     """Images per second that are read by so many cores."""
     allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        with BatchLoader(Pipeline(data, "cpu"), data.train, BATCH, seed=1) as loader:
-            loader.batch(Position())
-            began, images = time.perf_counter(), 0
-            for _, batch in loader.batches(Position(0, 1)):
-                images += len(batch.labels)
-                if (elapsed := time.perf_counter() - began) > seconds:
-                    return images / elapsed
-    finally:
-        os.sched_setaffinity(0, allowed)
-    raise AssertionError("batches have no end")
+    os.sched_setaffinity(0, cores)  # of this thread and of those that it starts
+    pipeline = Pipeline(data, "cpu")
+    batches = BatchLoader(pipeline, data.train, BATCH, seed=1).batches()
+    next(batches)
+    began, images, elapsed = time.perf_counter(), 0, 0.0
+    while elapsed < seconds:
+        _, batch = next(batches)
+        images += len(batch.labels)
+        elapsed = time.perf_counter() - began
+    pipeline.close()
+    os.sched_setaffinity(0, allowed)
+    return images / elapsed
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -12,11 +13,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.core.images import ChannelStats, SplitImages
+from nas.core.images import ChannelStats, SplitImages, StoredImages
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
-from nas.core.tasks import load_task
+from nas.core.tasks import Labels, load_task
 from nas.training.augment import Augmentation, channel_stats, to_float
+from nas.training.read_ahead import ReadAhead
 
 DEFAULT = Augmentation()
 _CHANNELS_LAST_PIXELS = 64  # height and width from which that layout is faster
@@ -75,7 +77,7 @@ class Pipeline:
     ``pretrained``: networks give values in the units of their labels from the beginning; else by ``value_scale``.
 
     Splits in memory are copied to the device once, as bytes; of images on disk, each batch is read when it is needed
-    (``nas.training.loader`` reads ahead).
+    unless it was read ahead.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Pipeline:
         self.value_scale = ValueScale.of(data) if self._task.labels == "values" and not pretrained else None
         self.preprocessing = preprocessing or Preprocessing(*split_stats(data.train))
         self._splits: dict[int, _DeviceSplit] = {}
+        self._ahead: ReadAhead[RawBatch] = ReadAhead()
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -128,11 +131,26 @@ class Pipeline:
         return stored.images_NCHW[at], stored.labels[at]
 
     def read(self, split: Split, index_B: Index, seed: int) -> RawBatch:
-        """Images as they are trained on; of larger ones, ``seed`` decides which part. Threads may call it."""
+        """Images as they are trained on; of larger ones, ``seed`` decides which part."""
         images = split.images_NCHW
         if isinstance(images, np.ndarray):
             return RawBatch(*self._stored(split, index_B))
-        return RawBatch(self._sent(images.crops(index_B, seed)), self._sent(split.labels[index_B]), images.cropped)
+        read = partial(self._read_from_disk, images, split.labels, index_B, seed)
+        return self._ahead.take(_batch_key(split, index_B, seed), read)
+
+    def read_ahead(self, split: Split, index_B: Index, seed: int) -> None:
+        """Let a thread begin with what ``read`` will return; of images in memory, there is nothing to do."""
+        images = split.images_NCHW
+        if not isinstance(images, np.ndarray):
+            read = partial(self._read_from_disk, images, split.labels, index_B, seed)
+            self._ahead.begin(_batch_key(split, index_B, seed), read)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._ahead.close()
+
+    def _read_from_disk(self, images: StoredImages, labels: Labels, index_B: Index, seed: int) -> RawBatch:
+        return RawBatch(self._sent(images.crops(index_B, seed)), self._sent(labels[index_B]), images.cropped)
 
     def augmented(
         self, split: Split, index_B: Index, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
@@ -178,6 +196,10 @@ class Pipeline:
         for part in _even_slices(len(index_N), batch):
             images_BCHW, labels = self._stored(split, index_N[part])
             yield in_fast_layout(to_float(images_BCHW, self.mean, self.std, resolution)), labels
+
+
+def _batch_key(split: Split, index_B: Index, seed: int) -> Hashable:
+    return id(split), seed, index_B.tobytes()
 
 
 def split_stats(split: Split) -> ChannelStats:

@@ -73,8 +73,8 @@ def test_training_batches_from_disk_are_those_from_memory(tmp_path: Path) -> Non
     spec = write_data("folder", tmp_path / "source")
     batches = []
     for data in (read_data(spec), prepared(stored(spec), tmp_path / "cache")):
-        with BatchLoader(Pipeline(data, "cpu"), data.train, 4, seed=5) as loader:
-            batches.append([loader.batch(Position(1, step)).images_BCHW for step in range(3)])
+        loader = BatchLoader(Pipeline(data, "cpu"), data.train, 4, seed=5)
+        batches.append([loader.batch(Position(1, step)).images_BCHW for step in range(3)])
     assert all((one == other).all() for one, other in zip(*batches, strict=True))
 
 

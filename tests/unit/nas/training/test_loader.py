@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -46,10 +48,12 @@ class ImagesElsewhere:
         return generator.permutation(len(IMAGES))[::-1].copy()
 
 
-def loader_of(images: NDArray[np.uint8] | ImagesElsewhere) -> BatchLoader:
+@contextmanager
+def loader_of(images: NDArray[np.uint8] | ImagesElsewhere) -> Iterator[BatchLoader]:
     split = Split(images, LABELS)
     pipeline = Pipeline(Dataset("x", ImageShape(1, 4, 4, 2), split, split, split, ("a", "b"), "hash"), "cpu")
-    return BatchLoader(pipeline, split, 5, seed=3, phase=1)
+    yield BatchLoader(pipeline, split, 5, seed=3, phase=1)
+    pipeline.close()
 
 
 def test_batches_of_an_array_follow_the_order_of_their_epoch() -> None:
