@@ -299,15 +299,16 @@ def _read_front(session: Session, job_id: str, device: str) -> StoredFront:
     return StoredFront(front_members(session, job_id, device), FrontFigures.of(row)) if row else StoredFront({})
 
 
-def front_members(session: Session, job_id: str, device: str) -> dict[Key, PlacedCandidate]:
-    """The stored members of a front and of the baseline's."""
+def front_members(session: Session, job_id: str, device: str, after: int = -1) -> dict[Key, PlacedCandidate]:
+    """The stored members of a front and of the baseline's, or those of them that changed after event ``after``."""
     same = and_(
         PointRow.job_id == FrontMemberRow.job_id,
         PointRow.origin == FrontMemberRow.origin,
         PointRow.arch_id == FrontMemberRow.arch_id,
     )
     of_front = (FrontMemberRow.job_id == job_id, FrontMemberRow.device == device)
-    rows = session.scalars(select(PointRow).join(FrontMemberRow, same).where(*of_front))
+    changed = (PointRow.job_id == job_id, PointRow.seq > after) if after >= 0 else ()
+    rows = session.scalars(select(PointRow).join(FrontMemberRow, same).where(*of_front, *changed))
     return {(row.origin, row.arch_id): PlacedCandidate(row.position, point_of(row)) for row in rows}
 
 
@@ -320,12 +321,19 @@ def member_keys(session: Session, job_id: str, views: Iterable[str | None]) -> s
     }
 
 
-def read_front(session: Session, job: Job, spec: SearchSpec, context: FrontContext, device: str) -> Front:
-    """The front on one device, or on ``ALL_DEVICES``, from its stored members."""
+def read_front(
+    session: Session,
+    job: Job,
+    spec: SearchSpec,
+    context: FrontContext,
+    device: str,
+    members: Collection[PlacedCandidate],
+) -> Front:
+    """The front on one device, or on ``ALL_DEVICES``, from its stored members and the baseline's."""
     row = session.get(FrontRow, (job.id, device))
     if row is None:
         return compute_front(spec, CandidateTable(), context, device=device or None)
-    placed = sorted(front_members(session, job.id, device).values(), key=lambda member: member.position)
+    placed = sorted(members, key=lambda member: member.position)
     own_context = context_of_metrics(context, device, final=row.final, measured=row.measured)
     table = CandidateTable.of(member.candidate for member in placed)
     front = compute_front(spec, table, own_context, device=device or None)

@@ -1,4 +1,4 @@
-"""What all readers share: the database, the clock, cached candidates, and rows looked up by name."""
+"""What all readers share: the database, the clock, cached candidates and fronts, and rows looked up by name."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from nas.core.jobs import JobKind
 from server.store.candidate_cache import CandidateCache
 from server.store.clock import DatabaseClock
 from server.store.cursors import read_cursor, write_cursor
+from server.store.front_cache import FrontCache
 from server.store.models import DeviceRow, Job
 
 
@@ -22,6 +23,7 @@ class Reader:
         self._engine = engine
         self._clock = clock
         self._candidate_cache = CandidateCache()
+        self._front_cache = FrontCache()
 
 
 def require_job(session: Session, job_id: str, kind: JobKind) -> Job:

@@ -20,7 +20,7 @@ from nas.schemas.candidates import ArtifactSchema, CandidatePage, CandidateSchem
 from nas.stages.fronts import front_context
 from server.store.cursors import read_cursor, write_cursor
 from server.store.database import reading
-from server.store.fronts import context_of_metrics, member_keys, read_front, tested_candidates
+from server.store.fronts import context_of_metrics, member_keys, tested_candidates
 from server.store.mapping import artifact_schema, candidate_schema, reference_names
 from server.store.models import ALL_DEVICES, ArtifactRow, FrontRow, Job, PointRow
 from server.store.projections import point_of
@@ -63,8 +63,7 @@ class CandidateReader(Reader):
             spec = SearchSpec.model_validate(job.spec)
             if device is not None and device not in spec.devices:
                 raise UnknownName("device of the search", device, spec.devices)
-            context = front_context(job.state.finished)
-            return spec, read_front(session, job, spec, context, _stored_view(spec, device))
+            return spec, self._front_cache.front(session, job, spec, _stored_view(spec, device))
 
     def candidates(
         self,
@@ -139,8 +138,8 @@ class CandidateReader(Reader):
             spec, names = SearchSpec.model_validate(job.spec), reference_names(job.state.finished)
             virtual = roofline_devices(session, spec.devices)
             of_search = (PointRow.job_id == search_id, PointRow.origin == "reference")
-            rows = session.scalars(select(PointRow).where(*of_search).order_by(PointRow.position))
-            candidates = [point_of(row) for row in rows]
+            few = session.scalars(select(PointRow).where(*of_search)).all()  # in order, SQLite would look at every row
+            candidates = [point_of(row) for row in sorted(few, key=lambda row: row.position)]
         if spec.fleet is not None and device in spec.devices:
             candidates = [c.on(device) for c in candidates]
         return [candidate_schema(c, False, virtual, device, names) for c in candidates]

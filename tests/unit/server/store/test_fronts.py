@@ -125,7 +125,7 @@ def test_fronts_with_other_bounds_and_objectives_need_the_tested_candidates_alon
 
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("seed", range(4))
-def test_stored_fronts_are_those_of_the_state(store: Store, name: str, seed: int) -> None:
+def test_stored_fronts_are_those_of_the_state(url: str, store: Store, tmp_path: Path, name: str, seed: int) -> None:
     spec, rng = SPECS[name], random.Random(f"{name} {seed}")
     search = fakes.add_search(store, spec)
     lease = store.jobs.claim("worker", 1e6)
@@ -138,7 +138,26 @@ def test_stored_fronts_are_those_of_the_state(store: Store, name: str, seed: int
         same_fronts(store, search, spec, log[:done])
     with writing(store.queries._engine) as session:
         rebuild_fronts(session, session.get_one(Job, search))
-    same_fronts(store, search, spec, log)
+    with open_store(url, str(tmp_path / "blobs"), fakes.Clock()) as restarted:  # with nothing in memory
+        same_fronts(restarted, search, spec, log)
+
+
+def test_a_front_that_is_looked_at_again_is_read_from_memory(store: Store) -> None:
+    search = fakes.add_search(store)
+    lease = store.jobs.claim("worker", 1e6)
+    assert lease is not None
+
+    def append(*candidates: Candidate) -> None:
+        assert fakes.append(store, lease, [Evaluated(candidates)], 1e6) == "continue"
+
+    append(fakes.candidate((0, 0, 0), 50.0))
+    first = store.queries.front(search)
+    statements = rows_read(store.queries._engine)
+    assert store.queries.front(search) == first
+    assert not [statement for statement in statements if "front_members" in statement]
+    append(fakes.candidate((1, 1, 1), 90.0))
+    assert {c.arch.genes for c in store.queries.front(search)[1].members} == {(0, 0, 0), (1, 1, 1)}
+    assert [statement for statement in statements if "front_members" in statement and "points.seq >" in statement]
 
 
 def test_a_batch_that_fails_leaves_no_trace_in_memory(store: Store) -> None:
