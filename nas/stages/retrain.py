@@ -28,7 +28,14 @@ from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
 from nas.stages.subnets import trained_supernet
 from nas.stages.teachers import report_teacher
 from nas.stages.time_limit import out_of_time
-from nas.stages.trial_training import Learning, begin_training, load_sources, recipe_of, retrain_spec
+from nas.stages.trial_training import (
+    Learning,
+    begin_training,
+    load_sources,
+    recipe_of,
+    retrain_spec,
+    seconds_of_teaching,
+)
 from nas.stages.verify import COMPARED, ORIGINS, to_verify
 from nas.training.standalone import pack, unpack
 
@@ -133,6 +140,11 @@ class RetrainStage:
             timed.span.high_s * trained * all_,
         ) * (1 / devices)
         total += DurationRange.exact(loaded_s) * (trained * (settings.trials + settings.seeds - 1) / devices)
+        # Networks that are trained one after the other share the answers of their teacher.
+        sharing = 1.0 if resources.tuner is None else trained / devices
+        steps = max(1, len(problem.data.train) // recipe.batch_size) * all_
+        teaching_s = seconds_of_teaching(problem, sources.teacher, recipe.batch_size, resources)
+        total += DurationRange.exact(teaching_s) * (steps * sharing)
         note = "how many trials are stopped early is not known beforehand"
         return StageCost.of(self.name, total, trained * all_, timed.count, "epochs", note)
 

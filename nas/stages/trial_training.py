@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 
 from nas.core.arch import Arch
-from nas.core.ports import BlobStore, Problem
+from nas.core.cost_estimate import mean_seconds
+from nas.core.ports import BlobStore, Problem, Resources
 from nas.core.regularisers import regularisers
 from nas.core.retraining import RetrainSpec
 from nas.core.rng import Stream, derive_seed
@@ -19,6 +22,7 @@ from nas.stages.teachers import load_teacher
 from nas.supernet import Supernet
 from nas.training.augment import Augmentation
 from nas.training.distillation import Distillation, Teacher
+from nas.training.pipeline import Pipeline
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
 from nas.training.weights import Weights
 
@@ -56,8 +60,7 @@ class Learning:
         problem, settings, arch = self.problem, retrain_spec(self.problem), self.archs[trial.group]
         recipe = recipe_of(problem, trial.values)
         seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
-        sources = load_sources(problem, self.blobs, self.torch_device, self.supernet)
-        subnets, trainer = begin_training(problem, arch, recipe, seed, self.torch_device, sources)
+        subnets, trainer = begin_training(problem, arch, recipe, seed, self.torch_device, self._sources)
         state = TrialState(trial)
         if blob is not None:
             state, trained = unpack(self.blobs.get(blob), self.torch_device)
@@ -81,6 +84,12 @@ class Learning:
             yield EpochResult(state.scores, blob_id, cut)
             if cut:
                 return
+
+    @cached_property
+    def _sources(self) -> TrainingSources:
+        """The same for all trials of a process: networks that are trained on the same images share the answers of
+        their teacher."""
+        return load_sources(self.problem, self.blobs, self.torch_device, self.supernet)
 
 
 def load_sources(problem: Problem, blobs: BlobStore, device: str, supernet: str | None) -> TrainingSources:
@@ -113,6 +122,15 @@ def begin_training(
         sources.teacher,
     )
     return subnets, trainer
+
+
+def seconds_of_teaching(problem: Problem, teacher: Teacher | None, batch_size: int, resources: Resources) -> float:
+    """How long a teacher takes for a batch; no time without one."""
+    if teacher is None:
+        return 0.0
+    pipeline, rows_B = Pipeline.of(problem, resources.torch_device), np.arange(batch_size)
+    x_BCHW, _ = next(pipeline.rows(problem.data.train, rows_B, teacher.resolution))
+    return mean_seconds(resources.clock, lambda: teacher(x_BCHW, pipeline.preprocessing))
 
 
 def recipe_of(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe:

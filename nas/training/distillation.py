@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ from torch import nn
 from nas.core.errors import InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.training.augment import resize
+
+_REMEMBERED_BYTES = 2**28  # of outputs of one teacher
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,29 @@ class TeacherOutputs:
     logits_BK: torch.Tensor
     features_BF: torch.Tensor | None = None
 
+    @property
+    def nbytes(self) -> int:
+        """The size of all tensors."""
+        outputs = self.logits_BK if isinstance(self.logits_BK, tuple) else (self.logits_BK,)
+        return sum(tensor.nbytes for tensor in (*outputs, self.features_BF) if tensor is not None)
+
+
+class TeacherAnswers:
+    """The outputs of a teacher for batches that several students see, as many as fit into a fixed memory."""
+
+    def __init__(self) -> None:
+        self._by_batch: dict[Hashable, TeacherOutputs] = {}
+        self._bytes = 0
+
+    def __getitem__(self, batch: Hashable) -> TeacherOutputs | None:
+        return self._by_batch.get(batch)
+
+    def __setitem__(self, batch: Hashable, outputs: TeacherOutputs) -> None:
+        """Keeps ``outputs`` if there is room."""
+        if self._bytes + outputs.nbytes <= _REMEMBERED_BYTES:
+            self._by_batch[batch] = outputs
+            self._bytes += outputs.nbytes
+
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
@@ -42,6 +67,18 @@ class Teacher:
     module: nn.Module
     resolution: int
     preprocessing: Preprocessing
+    answers: TeacherAnswers = field(default_factory=TeacherAnswers)
+
+    def on_batch(
+        self, batch: Hashable, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False
+    ) -> TeacherOutputs:
+        """As a call. ``batch`` says all of how its images came about: where it comes again, nothing is computed."""
+        known = self.answers[batch, with_features]
+        if known is not None:
+            return known
+        outputs = self(x_BCHW, by, with_features)
+        self.answers[batch, with_features] = outputs
+        return outputs
 
     @torch.no_grad()
     def __call__(self, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False) -> TeacherOutputs:

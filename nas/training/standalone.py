@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -16,7 +17,7 @@ from nas.core.errors import Diverged
 from nas.core.ports import Dataset
 from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
-from nas.training.augment import MixedImages, mixup, resize
+from nas.training.augment import Augmentation, MixedImages, mixup, resize
 from nas.training.criterion import Criterion
 from nas.training.distillation import (
     Distillation,
@@ -45,6 +46,17 @@ class StandaloneRecipe(Recipe):
     drop_path: float = 0.0
     auxiliary: float = 0.0
     distillation: Distillation = field(default_factory=Distillation)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the images of a step come from: ``rows`` of the training images, and how they are changed."""
+
+    rows: tuple[int, ...]
+    augment_seed: int
+    resolution: int
+    augmentation: Augmentation
+    mixup: float
 
 
 class StandaloneTrainer:
@@ -90,12 +102,13 @@ class StandaloneTrainer:
         recipe = self._recipe
         dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
         torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        mixed = self._batch(epoch, i, augment_seed)
+        batch = self._batch_at(epoch, i, augment_seed)
+        mixed = self._images(batch)
         for group in self._optimiser.param_groups:
             group["lr"] = self._rate(epoch * self.per_epoch + i)
         self.module.train()
         self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(mixed, recipe.drop_path * epoch / recipe.epochs)
+        loss = self._loss(batch, mixed, recipe.drop_path * epoch / recipe.epochs)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise Diverged(
@@ -129,16 +142,21 @@ class StandaloneTrainer:
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
-    def _batch(self, epoch: int, i: int, augment_seed: int) -> MixedImages:
+    def _batch_at(self, epoch: int, i: int, augment_seed: int) -> Batch:
         """The images of a step, as large as the student or its teacher takes them."""
-        recipe, train = self._recipe, self._data.train
-        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(train))
-        index_B = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+        recipe = self._recipe
+        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(self._data.train))
+        rows = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
         resolution = max(self._resolution, self._teacher.resolution if self._teacher is not None else 0)
-        x, y = self._pipeline.augmented(train, index_B, resolution, augment_seed, recipe.augmentation)
-        return mixup(x, y, recipe.mixup, augment_seed)
+        return Batch(tuple(rows.tolist()), augment_seed, resolution, recipe.augmentation, recipe.mixup)
 
-    def _loss(self, mixed: MixedImages, drop_path: float) -> torch.Tensor:
+    def _images(self, batch: Batch) -> MixedImages:
+        rows_B = np.array(batch.rows, dtype=np.int64)
+        train, resolution, seed = self._data.train, batch.resolution, batch.augment_seed
+        x, y = self._pipeline.augmented(train, rows_B, resolution, seed, batch.augmentation)
+        return mixup(x, y, batch.mixup, seed)
+
+    def _loss(self, batch: Batch, mixed: MixedImages, drop_path: float) -> torch.Tensor:
         """The loss by labels, and by the teacher's outputs where there is a teacher."""
         recipe, x_BCHW = self._recipe, resize(mixed.x_BCHW, self._resolution)
         with ExitStack() as stack:
@@ -154,7 +172,7 @@ class StandaloneTrainer:
             )
         if self._teacher is None:
             return loss
-        target = self._teacher(mixed.x_BCHW, self._pipeline.preprocessing, self._compares_features)
+        target = self._teacher.on_batch(batch, mixed.x_BCHW, self._pipeline.preprocessing, self._compares_features)
         how = recipe.distillation
         if self._criterion.task.labels == "class":
             imitation = soft_target_loss(outputs, target.logits_BK, how.temperature)

@@ -288,6 +288,31 @@ def test_a_teacher_takes_images_as_it_was_trained_with(data: Dataset) -> None:
     assert teacher(normalised[:, :, :8, :8], by).logits_BK.shape == (3, 10)
 
 
+def test_a_teacher_answers_each_batch_once_for_all_students(data: Dataset) -> None:
+    teacher, seen = teacher_of(data, resolution=8), list[int]()
+    teacher.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    first, second, other = (begin(data, PLAIN, teacher, seed) for seed in (0, 0, 1))
+    alone = begin(data, PLAIN, teacher_of(data, resolution=8))
+    losses = [[trainer.step(0, i) for i in range(2)] for trainer in (first, second, alone)]
+    assert losses[0] == losses[1] == losses[2]
+    assert seen == [20, 20]
+    other.step(0, 0)
+    begin(data, replace(PLAIN, augmentation=Augmentation(strength=0.5)), teacher).step(0, 0)
+    begin(data, replace(PLAIN, mixup=0.4), teacher).step(0, 0)
+    assert len(seen) == 5
+
+
+def test_a_teacher_remembers_no_more_than_fits(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.training.distillation._REMEMBERED_BYTES", 20 * 10 * 4)  # the logits of one batch
+    teacher, seen = teacher_of(data, resolution=8), list[int]()
+    teacher.module.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    for _ in range(2):
+        trainer = begin(data, PLAIN, teacher)
+        trainer.step(0, 0)
+        trainer.step(0, 1)
+    assert len(seen) == 3
+
+
 def test_features_need_a_linear_classifier(data: Dataset) -> None:
     head = nn.Sequential(nn.Conv2d(1, 10, 8), nn.Flatten())
     recipe = replace(PLAIN, distillation=Distillation(features=1.0))
