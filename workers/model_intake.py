@@ -10,7 +10,6 @@ from pathlib import Path
 
 import safetensors.numpy
 import torch
-from scipy.stats import binomtest
 from torch import nn
 
 from nas.core.device import DeviceProfile
@@ -18,6 +17,7 @@ from nas.core.errors import ExportMismatch, InvalidSpec, MeasurementRefused
 from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned, fold
 from nas.core.jobs import IntakePayload
 from nas.core.json_types import JsonObject
+from nas.core.metrics import share_interval
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource, TimmSource, UploadedFile
 from nas.core.ports import BlobStore, Measurer
 from nas.core.spec import DataSpec
@@ -155,10 +155,8 @@ def _judge(stored: StoredModel, spec: ModelSpec, data: DataSpec, blobs: BlobStor
     pipeline = Pipeline(dataset, "cpu", preprocessing, pretrained=True)
     batches = pipeline.plain(dataset.test, shape[1], batch=_BATCH)
     value = Criterion(dataset, "cpu").score(_module(stored, blobs), batches).quality
-    images, interval = len(dataset.test), None
-    if task.objective == "accuracy":
-        wilson = binomtest(round(value / 100.0 * images), images).proportion_ci(method="wilson")
-        interval = (100.0 * wilson.low, 100.0 * wilson.high)
+    images = len(dataset.test)
+    interval = share_interval(value, images) if task.objective == "accuracy" else None
     return ParentQuality(task.tested, value, images, interval)
 
 

@@ -149,6 +149,14 @@ def recall_by_class(label_N: NDArray[np.int64], answer_N: NDArray[np.int64], cla
     return shares_by_class(right_K, total_K)
 
 
+def share_interval(percent: float, images: int) -> tuple[float, float]:
+    """The 95 % interval of a share of ``percent`` of so many ``images``, in % (Wilson, 1927)."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(percent / 100.0 * images), images).proportion_ci(method="wilson")
+    return 100.0 * float(interval.low), 100.0 * float(interval.high)
+
+
 def shares_by_class(right_K: NDArray[np.int64], total_K: NDArray[np.int64]) -> tuple[float | None, ...]:
     """``right_K`` of ``total_K`` for each class, in %; None for a class with none."""
     return tuple(100.0 * r / t if t else None for r, t in zip(right_K.tolist(), total_K.tolist(), strict=True))

@@ -19,6 +19,7 @@ from nas.core.metrics import (
     mape,
     metric_info,
     recall_by_class,
+    share_interval,
     spearman,
 )
 
@@ -97,3 +98,10 @@ def test_a_printed_limit_can_be_met(lowest: float, digits: int) -> None:
 def test_recall_of_classes() -> None:
     labels, answers = np.array([0, 0, 1, 1, 1, 3]), np.array([0, 1, 1, 1, 0, 0])
     assert recall_by_class(labels, answers, 4) == (50.0, pytest.approx(100 * 2 / 3), None, 0.0)
+
+
+def test_the_interval_of_a_share_is_wilsons() -> None:
+    """As solved by hand for 8 of 10: (p - share)^2 = 1.96^2 p (1 - p) / n."""
+    low, high = share_interval(80.0, 10)
+    assert (low, high) == (pytest.approx(49.02, abs=0.01), pytest.approx(94.33, abs=0.01))
+    assert share_interval(100.0, 50)[1] == pytest.approx(100.0)
