@@ -5,14 +5,25 @@ Imports no torch before stages are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from nas.core import registry
 from nas.core.cost_estimate import CostEstimate, StageCost
 from nas.core.device import NotMeasuredYet
-from nas.core.errors import DataChanged, InvalidSpec
-from nas.core.events import Concluded, DataRead, Event, Progress, SearchState, StageFinished, StageStarted, Warned, fold
+from nas.core.errors import DataChanged, InvalidSpec, StorageError
+from nas.core.events import (
+    Checkpoint,
+    Concluded,
+    DataRead,
+    Event,
+    Progress,
+    SearchState,
+    StageFinished,
+    StageStarted,
+    Warned,
+    fold,
+)
 from nas.core.plugins import check_task
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
@@ -63,7 +74,8 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
     any stage where the data are not those that the search, or the one whose supernet it uses, has read.
     """
     require_same_data(problem, state)
-    problem = _labelled(problem, resources)
+    if problem.spec.task.parent_labels:
+        problem = yield from _labelled(problem, resources, state)
     for position, stage in enumerate(stages):
         if stage.name in state.finished:
             continue
@@ -97,7 +109,10 @@ def estimate_search_cost(
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
     require_same_data(problem, state)
-    problem = _labelled(problem, resources)
+    if problem.spec.task.parent_labels:
+        from nas.stages.parent_labels import with_parent_labels  # imports torch
+
+        problem = with_parent_labels(problem, resources.torch_device)
     started_at = resources.clock()
     yield StageStarted(COST_STAGE, 0, 1)
     costs: list[StageCost] = []
@@ -109,13 +124,21 @@ def estimate_search_cost(
     yield StageFinished(COST_STAGE, resources.clock() - started_at, result)
 
 
-def _labelled(problem: Problem, resources: Resources) -> Problem:
-    """The problem with the labels that a user's model makes, if its task expects such."""
-    if not problem.spec.task.parent_labels:
-        return problem
-    from nas.stages.parent_labels import with_parent_labels  # imports torch
+def _labelled(problem: Problem, resources: Resources, state: SearchState) -> Generator[Event, None, Problem]:
+    """The problem with the labels that a user's model makes, once for all attempts at a search. Raises as
+    ``parent_labels``."""
+    from nas.stages.parent_labels import ParentLabels, parent_labels  # imports torch
 
-    return with_parent_labels(problem, resources.torch_device)
+    name = ParentLabels.checkpoint
+    if (kept := state.checkpoints.get(name)) is not None:
+        labels = ParentLabels.load(resources.blobs, kept.blob)
+    else:
+        labels = parent_labels(problem, resources.torch_device)
+        try:
+            yield Checkpoint(name, len(problem.data.train), labels.store(resources.blobs))
+        except StorageError as error:
+            yield Warned(name, f"the outputs of the model were not kept, a restart makes them again: {error}")
+    return replace(problem, data=labels.on(problem.data))
 
 
 def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> CostEstimate:

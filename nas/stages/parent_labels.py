@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import io
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -10,17 +12,54 @@ from torch import nn
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
-from nas.core.ports import Problem, Split
+from nas.core.ports import BlobStore, Dataset, Problem, Split
 from nas.core.tasks import Labels
 from nas.datasets.limits import check_memory
 from nas.training.pipeline import Pipeline
 
 
+@dataclass(frozen=True)
+class ParentLabels:
+    """The outputs for all images of each split, one row each."""
+
+    train: Labels
+    val: Labels
+    test: Labels
+    checkpoint: ClassVar[str] = "parent_labels"
+
+    def on(self, data: Dataset) -> Dataset:
+        """The data with these labels."""
+        return replace(
+            data,
+            train=replace(data.train, labels=self.train),
+            val=replace(data.val, labels=self.val),
+            test=replace(data.test, labels=self.test),
+        )
+
+    def store(self, blobs: BlobStore) -> str:
+        """Keeps them for a restart: the sha256 of a blob. Raises StorageError."""
+        buffer = io.BytesIO()
+        np.savez(buffer, train=self.train, val=self.val, test=self.test)
+        return blobs.put(buffer.getvalue())
+
+    @staticmethod
+    def load(blobs: BlobStore, blob: str) -> ParentLabels:
+        """Inverse of ``store``. Raises NotFound or StorageError for a lost blob."""
+        with np.load(io.BytesIO(blobs.get(blob)), allow_pickle=False) as arrays:
+            return ParentLabels(arrays["train"], arrays["val"], arrays["test"])
+
+
 def with_parent_labels(problem: Problem, torch_device: str) -> Problem:
-    """The problem with labels that the model of its space gives, where its task expects them: all images go through it
-    once, not augmented. Raises InvalidSpec for a space without such a model, DataTooLarge for outputs beyond memory."""
+    """The problem with labels that the model of its space gives, where its task expects them. Raises as
+    ``parent_labels``."""
     if not problem.spec.task.parent_labels:
         return problem
+    return replace(problem, data=parent_labels(problem, torch_device).on(problem.data))
+
+
+def parent_labels(problem: Problem, torch_device: str) -> ParentLabels:
+    """What the model of the space gives: all images go through it once, not augmented. Raises InvalidSpec for a space
+    without such a model, DataTooLarge for outputs beyond memory."""
     genes = problem.space.pretrained_genes
     if genes is None:
         name = problem.spec.task.name
@@ -28,13 +67,9 @@ def with_parent_labels(problem: Problem, torch_device: str) -> Problem:
     arch = Arch(problem.space.id, genes)
     module = problem.space.supernet(problem.spec.seed).subnet(arch).to(torch.device(torch_device)).eval()
     pipeline, resolution = Pipeline.of(problem, torch_device), problem.space.input_shape(arch)[1]
-
-    def labelled(split: Split) -> Split:
-        return replace(split, labels=_outputs(module, pipeline, split, resolution))
-
     data = problem.data
-    data = replace(data, train=labelled(data.train), val=labelled(data.val), test=labelled(data.test))
-    return replace(problem, data=data)
+    train, val, test = (_outputs(module, pipeline, s, resolution) for s in (data.train, data.val, data.test))
+    return ParentLabels(train, val, test)
 
 
 @torch.no_grad()

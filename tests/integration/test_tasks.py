@@ -18,7 +18,7 @@ from nas.core import registry
 from nas.core.arch import Arch
 from nas.core.device import Latency
 from nas.core.errors import InvalidSpec
-from nas.core.events import SearchState, fold_all
+from nas.core.events import Checkpoint, SearchState, fold_all
 from nas.core.parent import ParentModel
 from nas.core.ports import Dataset, Problem
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
@@ -234,6 +234,25 @@ def test_a_detector_is_compressed_by_agreement_with_itself(tmp_path: Path) -> No
     scorer.add([fine, coarse], labelled)
     assert scorer.scores().quality == pytest.approx(report["output_error_onnx"], rel=1e-4)
     assert "It answers as the model that it was made from" in files["model_card.md"].decode()
+
+
+def test_a_restart_takes_the_answers_of_the_model_as_they_were_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strategy = StrategySpec(name="compress", params={"preset": "no_training"})
+    problem = own_problem(tmp_path, "resnet", "agreement", strategy, parent_of("resnet"))
+    events = engine.run(tmp_path, problem)
+    kept = next(events)
+    assert isinstance(kept, Checkpoint)
+    assert kept.stage == "parent_labels"
+    expected = fold_all([kept, *events])
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("expected the outputs not to be made again")
+
+    monkeypatch.setattr("nas.stages.parent_labels.parent_labels", refuse)
+    again = fold_all([kept, *engine.run(tmp_path, problem, engine.stored([kept]))])
+    assert again.candidates == expected.candidates
 
 
 def test_the_parent_agrees_with_itself(tmp_path: Path) -> None:
