@@ -35,6 +35,8 @@ class Stream(IntEnum):
     OPERATION_COSTS = 23
     FEATURE_PROJECTION = 24
     IMAGE_CROPS = 25  # phase, epoch, step
+    ADAPTATION = 26
+    ADAPTATION_IMAGES = 27
 
 
 def rng(seed: int, stream: Stream, *position: int) -> np.random.Generator:

@@ -112,6 +112,15 @@ class Distortions:
         if len(self.by_choice) != len(self.parent_G):
             raise InvalidInput(f"expected distortions of {len(self.parent_G)} decisions, got {len(self.by_choice)}")
 
+    def near(self, genes_G: Genes, steps_G: Genes) -> Distortions:
+        """The same where each decision stays within so many steps of a network's choice: all else distorts beyond
+        measure."""
+        by_choice = tuple(
+            np.where(np.abs(np.arange(len(values)) - gene) <= steps, values, np.inf)
+            for values, gene, steps in zip(self.by_choice, genes_G, steps_G, strict=True)
+        )
+        return Distortions(self.parent_G, by_choice, self.inner)
+
     def total(self, genes_NG: Genes) -> Floats:
         """The sum over all decisions that have an effect, for N networks: what is estimated of their distortion, shape
         (N,)."""

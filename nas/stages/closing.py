@@ -7,15 +7,16 @@ from nas.core.ports import Stage
 from nas.core.spec import SearchSpec
 
 
-def closing_stages(spec: SearchSpec) -> tuple[Stage, ...]:
-    """The last stages of a search, in order."""
+def closing_stages(spec: SearchSpec, adapt_images: int = 0) -> tuple[Stage, ...]:
+    """The last stages of a search, in order. ``adapt_images``: what references are trained on before they are scored,
+    as the networks of the search are."""
     from nas.stages.export import ExportStage
     from nas.stages.references import ReferenceStage
     from nas.stages.refine import RefineStage
     from nas.stages.retrain import RetrainStage
     from nas.stages.verify import VerifyStage
 
-    references = (ReferenceStage(),) if _has_references(spec) else ()
+    references = (ReferenceStage(adapt_images),) if _has_references(spec) else ()
     retrain = (RetrainStage(),) if spec.retrain is not None else ()
     return (*references, *retrain, VerifyStage(), RefineStage(), ExportStage())
 

@@ -15,7 +15,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, one_hot, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, sample
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.events import (
     Candidate,
@@ -34,18 +34,19 @@ from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
 from nas.explorers.distortion_aware import DistortionAwareSpace
+from nas.explorers.quality_surrogate import QualitySurrogate
 from nas.objectives import cheap_metrics, extrapolated, losses, on_devices, violation
+from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
 from nas.stages.results import DiscretizeResult, ExploreResult, SensitivityResult
 from nas.stages.scores import measured_by
 from nas.stages.sensitivity import measured_distortions
-from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.time_limit import out_of_time
 
 Score = Callable[[Arch], dict[str, float]]
-_HINT_SCALE = 4.0  # of what is known of a network beforehand, so that the ridge penalty hardly shrinks its weight
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class ExploreStage:
 
     Networks that a stage ``derive`` has found are the first that the search scores. ``proxies``: the stage before that
     scored networks by zero-cost proxies, if they steer this one. Where each device of a fleet has a front, they take
-    turns in proposing, and what was scored for one is known to all.
+    turns in proposing, and what was scored for one is known to all. ``adapt_images``: what networks are trained on
+    before they are scored (``nas.stages.adaptation``), 0: they are scored with the weights of the supernet.
+    ``rescore``: so are networks that the search inherits, which may have been adapted.
     """
 
     rounds: int = 8
@@ -62,6 +65,8 @@ class ExploreStage:
     generations: int = 60
     explorer: Literal["nsga2", "bayesian"] = "nsga2"
     proxies: ProxyStage | None = None
+    adapt_images: int = 0
+    rescore: bool = False
     name: ClassVar[str] = "explore"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -72,7 +77,7 @@ class ExploreStage:
         guide = _guided(problem, resources, state)
         inherited = len(problem.inherited)
         if inherited and not state.candidates:
-            event = Evaluated(tuple(_refresh(problem, problem.inherited)))
+            event = Evaluated(tuple(_refresh(problem, problem.inherited, score if self.rescore else None)))
             state = fold(state, event)
             yield event
         inherited_by_origin = {o: len([p for p in problem.inherited if p.origin == o]) for o in ("search", "baseline")}
@@ -128,6 +133,10 @@ class ExploreStage:
             scorer = self.proxies.scorer(problem, resources)
             total = DurationRange.exact(clock() - started_at)
             scoring = average_duration(macs.tolist(), lambda i: mean_seconds(clock, lambda: scorer(archs[i])))
+        elif self.adapt_images:
+            adaptation = Adaptation(problem, resources, problem.supernet_blob, self.adapt_images)
+            total = DurationRange.exact(clock() - started_at)
+            scoring = average_duration(macs.tolist(), lambda i: adaptation.seconds_of(archs[i], clock))
         else:
             subnets = load_subnets(problem, resources, state, untrained_will_do=True)
             total = DurationRange.exact(clock() - started_at)
@@ -163,6 +172,8 @@ class ExploreStage:
 
     def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
         """What is found out of a network, by metric."""
+        if self.adapt_images:
+            return adapted_quality_of(problem, resources, state, self.adapt_images)
         if self.proxies is None:
             return quality_of(problem, load_subnets(problem, resources, state))
         scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
@@ -208,6 +219,13 @@ def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") ->
     return evaluate
 
 
+def adapted_quality_of(problem: Problem, resources: Resources, state: SearchState, images: int) -> Score:
+    """How good a network is on validation data after it was trained on so many ``images``, by ``Adaptation``."""
+    supernet = problem.supernet_blob or trained_supernet(state)
+    adaptation = Adaptation(problem, resources, supernet, images)
+    return lambda arch: measured_by(problem.spec.task, adaptation.scores(arch), "val")
+
+
 def guide(problem: Problem, state: SearchState) -> str:
     """The metric that the search goes by."""
     return guiding_metric(state.finished) or problem.spec.task.estimated
@@ -250,49 +268,6 @@ def _exact_losses(problem: Problem) -> bayesian.ExactLosses:
     return tell
 
 
-@dataclass(frozen=True)
-class QualitySurrogate:
-    """Ridge regression of the log error on one-hot genes and log MACs: quick, smooth, and never asked to be more than a
-    guide, since every network it favours is scored with the supernet. The error is what is missing to 100 %, or a
-    quality of which less is better; ``scale`` is what counts as 100 % of it."""
-
-    space: SearchSpace
-    weights_F: Floats
-    mean_F: Floats
-    offset: float
-    maximised: bool = True
-    scale: float = 100.0
-
-    @staticmethod
-    def fit(
-        space: SearchSpace, genes_NG: Genes, quality_N: Floats, maximised: bool = True, ridge: float = 3.0
-    ) -> QualitySurrogate:
-        """Least squares with an L2 penalty in closed form; ``quality_N`` in %, or at least 0 if not ``maximised``."""
-        x = QualitySurrogate._encode(space, genes_NG)
-        scale = 100.0 if maximised else float(quality_N.max()) or 1.0
-        y = np.log((100.0 - quality_N if maximised else quality_N) + 0.003 * scale)
-        mean = x.mean(0)
-        centred = x - mean
-        gram = centred.T @ centred + ridge * np.eye(x.shape[1])
-        weights = np.linalg.solve(gram, centred.T @ (y - y.mean()))
-        return QualitySurrogate(space, weights, mean, float(y.mean()), maximised, scale)
-
-    def predict(self, genes_NG: Genes) -> Floats:
-        """The quality, shape (N,)."""
-        x = QualitySurrogate._encode(self.space, genes_NG)
-        log_error = (x - self.mean_F) @ self.weights_F + self.offset
-        if self.maximised:
-            return 100.3 - np.exp(np.minimum(log_error, np.log(100.3)))
-        return np.maximum(0.0, np.exp(log_error) - 0.003 * self.scale)
-
-    @staticmethod
-    def _encode(space: SearchSpace, genes_NG: Genes) -> Floats:
-        columns = [one_hot(space.decisions, genes_NG), np.log(space.costs(genes_NG)["macs"])[:, None]]
-        if isinstance(space, DistortionAwareSpace):
-            columns.append(_HINT_SCALE * space.log_distortion(genes_NG)[:, None])
-        return np.concatenate(columns, axis=1)
-
-
 def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
     """Up to ``n`` of the candidates that were not seen, evenly spaced along the first cost objective."""
     excluded = {row.tobytes() for row in np.ascontiguousarray(seen_NG)}
@@ -305,9 +280,10 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
 
 def _derived(state: SearchState) -> Genes:
     """The networks that a stage before has found, shape (N, G)."""
-    for result in (DiscretizeResult.read(state.finished), SensitivityResult.read(state.finished)):
-        if result is not None:
-            return np.array(result.networks, dtype=np.int64)
+    if (discretised := DiscretizeResult.read(state.finished)) is not None:
+        return np.array(discretised.networks, dtype=np.int64)
+    if (filled := SensitivityResult.read(state.finished)) is not None:
+        return np.array([*filled.networks, *filled.scaled], dtype=np.int64)
     return np.array([], dtype=np.int64)
 
 
@@ -362,14 +338,15 @@ def _made_up(problem: Problem, n: int) -> SearchState:
     return SearchState(candidates={p.key: p for p in candidates})
 
 
-def _refresh(problem: Problem, candidates: tuple[Candidate, ...]) -> Iterator[Candidate]:
-    """Inherited candidates with their estimated quality, and metrics of the device predicted again."""
+def _refresh(problem: Problem, candidates: tuple[Candidate, ...], score: Score | None) -> Iterator[Candidate]:
+    """Inherited candidates with their estimated quality, and metrics of the device predicted again. ``score``: tells
+    the quality anew."""
     inherited = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     outside = extrapolated(problem, genes_NG)
     for i, p in enumerate(candidates):
-        estimates = {k: v for k, v in p.metrics.items() if k in inherited}
+        estimates = {k: v for k, v in p.metrics.items() if k in inherited} if score is None else score(p.arch)
         metrics = {**{k: float(v[i]) for k, v in cheap.items()}, **estimates}
         yield Candidate(p.arch, p.origin, metrics, devices=devices[i], extrapolated=outside[i])
 

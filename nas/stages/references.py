@@ -14,26 +14,27 @@ from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.events import Candidate, Evaluated, Event, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
 from nas.core.references import reference_archs
+from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import scoring_s
-from nas.stages.explore import Score, quality_of, scored_candidates
+from nas.stages.explore import Score, adapted_quality_of, quality_of, scored_candidates
 from nas.stages.results import ReferencesResult
 from nas.stages.subnets import has_trained_weights, load_subnets
 
 
 @dataclass(frozen=True)
 class ReferenceStage:
-    """Scores the reference networks of the spec and of the space. The parent of a user's space is scored as it is, with
-    the statistics of its own batch norms. Without trained weights, only costs are known until they are retrained."""
+    """Scores the reference networks of the spec and of the space, after a short training on ``adapt_images`` where the
+    search scores its own so. The parent of a user's space is scored as it is, with the statistics of its own batch
+    norms. Without trained weights, only costs are known until they are retrained."""
 
+    adapt_images: int = 0
     name: ClassVar[str] = "references"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Networks that were scored before a restart are not scored again. Raises InvalidSpec for genes that are none
         of the space."""
         archs = reference_archs(problem.spec, problem.space)
-        score: Score = lambda arch: {}  # noqa: E731
-        if has_trained_weights(problem, state):
-            score = quality_of(problem, load_subnets(problem, resources, state), "reference")
+        score = self._score(problem, resources, state)
         scored = {candidate.arch.id for candidate in state.of("reference")}
         unscored = [arch for arch in archs.values() if arch.id not in scored]
         for candidate in scored_candidates(problem, score, "reference", as_genes(unscored)) if unscored else ():
@@ -43,14 +44,28 @@ class ReferenceStage:
         names = {arch.id: name for name, arch in archs.items()}
         yield StageFinished(self.name, 0.0, ReferencesResult(names).to_json())
 
+    def _score(self, problem: Problem, resources: Resources, state: SearchState) -> Score:
+        if not has_trained_weights(problem, state):
+            return lambda arch: {}
+        as_cut = quality_of(problem, load_subnets(problem, resources, state), "reference")
+        if not self.adapt_images:
+            return as_cut
+        adapted = adapted_quality_of(problem, resources, state, self.adapt_images)
+        parent = problem.space.pretrained_genes
+        return lambda arch: (as_cut if arch.genes == parent else adapted)(arch)
+
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Every network, scored on some images."""
         started_at = resources.clock()
         archs = reference_archs(problem.spec, problem.space)
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
         total = DurationRange.exact(resources.clock() - started_at)
+        adaptation = Adaptation(problem, resources, problem.supernet_blob, self.adapt_images)
         for arch in archs.values():
-            total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, resources.clock)[0])
+            if self.adapt_images and arch.genes != problem.space.pretrained_genes:
+                total += DurationRange.exact(adaptation.seconds_of(arch, resources.clock))
+            else:
+                total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, resources.clock)[0])
         return StageCost.of(self.name, total, len(archs), len(archs), "networks")
 
 

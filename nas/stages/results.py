@@ -279,8 +279,9 @@ class ProxiesResult(StageResult):
 class SensitivityResult(StageResult):
     """A user's model as a supernet, blob ``supernet``, with units in the order of an ``importance``, and how much its
     outputs change on ``images`` training images if one decision is changed alone: ``distortions`` by decision and
-    choice, in nats for class probabilities, else relative to the outputs' variance. ``networks``: genes of the networks
-    that distort least for their cost, by the sum."""
+    choice, in nats for class probabilities, else relative to the outputs' variance; nothing where time ran out before.
+    ``networks``: genes of the networks that distort least for their cost, by the sum; ``scaled``: of copies of the
+    model with the same share of all widths."""
 
     stage: ClassVar[str] = "sensitivity"
     supernet: str = ""
@@ -288,6 +289,7 @@ class SensitivityResult(StageResult):
     images: int = 0
     distortions: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     networks: tuple[tuple[int, ...], ...] = ()
+    scaled: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -17,32 +17,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nas.core.arch import Arch, Floats, Genes, as_archs
+from nas.core.arch import Arch, Genes, as_archs
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
-from nas.core.metrics import BOUND_METRIC
 from nas.core.ports import Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
-from nas.explorers.allocation import Allocator, Distortions, inactive_decisions
+from nas.explorers.allocation import Distortions, inactive_decisions
 from nas.importance.criteria import CriterionName, UnitOrders, unit_orders
 from nas.importance.supernet import ModelSupernet
-from nas.objectives import cheap_metrics
 from nas.stages.cost_estimate import NETWORKS
+from nas.stages.first_networks import least_distorting_networks, widest_networks
 from nas.stages.results import SensitivityResult
+from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
 _BATCH = 8  # measurements between two checkpoints
 _IMAGES_AT_ONCE = 32  # that share the statistics of batch norms
 _IMPORTANCE_BATCHES = 2
-_SMALLEST_SHARE = 0.1  # of the parent's cost: what is cheaper is left to the explorer
 
 
 @dataclass(frozen=True)
 class SensitivityStage:
     """Measures at most ``levels`` smaller choices of each decision on ``images`` training images; choices between are
-    interpolated. ``solutions`` networks are found for budgets between the smallest and the bound, or the parent's cost.
+    interpolated. Networks are found for ``budgets`` between the smallest and the bound, or the parent's cost; with
+    ``near_copies`` also near uniformly narrowed copies of the parent, and these copies, which are all if time runs out.
 
     Skipped when a supernet is reused.
     """
@@ -50,7 +50,8 @@ class SensitivityStage:
     importance: CriterionName
     images: int
     levels: int
-    solutions: int
+    budgets: int
+    near_copies: bool = False
     name: ClassVar[str] = "sensitivity"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -63,22 +64,33 @@ class SensitivityStage:
         progress = yield from self._begin(problem, resources, state, meter)
         meter.net.set_unit_order(progress.order)
         cuts = self._cuts(problem.space)
-        while len(progress.distortions) < len(cuts):
-            done = len(progress.distortions)
+        while (done := len(progress.distortions)) < len(cuts):
+            if resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"{done} of {len(cuts)} cuts"))
+                break
             measured = [meter.distortion(cut.arch) for cut in cuts[done : done + _BATCH]]
             progress = replace(progress, distortions=(*progress.distortions, *measured))
             yield Checkpoint(self.name, len(progress.distortions), resources.blobs.put(progress.to_json()))
             yield Progress(self.name, len(progress.distortions), len(cuts), "cuts")
-        distortions = self._distortions(problem.space, cuts, progress.distortions)
+        supernet = resources.blobs.put(TrainState(weights={"net": meter.net.state_dict()}).to_bytes())
+        result = SensitivityResult(supernet, self.importance, self.images)
+        yield StageFinished(self.name, 0.0, self._with_networks(result, problem, cuts, progress.distortions).to_json())
+
+    def _with_networks(
+        self, result: SensitivityResult, problem: Problem, cuts: list[Cut], measured: Sequence[float]
+    ) -> SensitivityResult:
+        """The result with what was ``measured``, and the networks that follow from it."""
+        parent_G = parent_genes(problem.space)
+        if len(measured) < len(cuts):
+            return replace(result, scaled=widest_networks(problem, parent_G, self.budgets))
+        distortions = self._distortions(problem.space, cuts, measured)
         named = zip(problem.space.decisions, distortions.by_choice, strict=True)
-        result = SensitivityResult(
-            supernet=resources.blobs.put(TrainState(weights={"net": meter.net.state_dict()}).to_bytes()),
-            importance=self.importance,
-            images=self.images,
+        return replace(
+            result,
             distortions={decision.name: tuple(values.tolist()) for decision, values in named},
-            networks=least_distorting_networks(problem, distortions, self.solutions),
+            networks=least_distorting_networks(problem, distortions, self.budgets, self.near_copies),
+            scaled=widest_networks(problem, parent_G, self.budgets) if self.near_copies else (),
         )
-        yield StageFinished(self.name, 0.0, result.to_json())
 
     def _begin(
         self, problem: Problem, resources: Resources, state: SearchState, meter: DistortionMeter
@@ -114,8 +126,8 @@ class SensitivityStage:
         )
         started_at = clock()
         evenly = self._distortions(problem.space, cuts, np.ones(len(cuts)).tolist())
-        least_distorting_networks(problem, evenly, 1)
-        total += timed.span * len(cuts) + DurationRange.exact(clock() - started_at) * self.solutions
+        least_distorting_networks(problem, evenly, 1, self.near_copies)
+        total += timed.span * len(cuts) + DurationRange.exact(clock() - started_at) * self.budgets
         return StageCost.of(self.name, total, len(cuts), timed.count, "cuts")
 
     def _orders(self, problem: Problem, meter: DistortionMeter) -> UnitOrders:
@@ -233,35 +245,3 @@ def parent_genes(space: SearchSpace) -> Genes:
     if space.pretrained_genes is None:
         raise InvalidSpec(f"expected a space of a user's model, got {space.name!r}, whose networks are untrained")
     return np.array(space.pretrained_genes, dtype=np.int64)
-
-
-def least_distorting_networks(problem: Problem, distortions: Distortions, count: int) -> tuple[tuple[int, ...], ...]:
-    """The networks for ``count`` budgets on each front of the search, the most expensive first, each once and without
-    the parent."""
-    networks: dict[tuple[int, ...], None] = {}
-    for view in problem.spec.views:
-        for genes_G in _for_budgets(problem if view is None else problem.on(view), distortions, count):
-            networks[tuple(genes_G.tolist())] = None
-    networks.pop(tuple(distortions.parent_G.tolist()), None)
-    return tuple(networks)
-
-
-def _for_budgets(problem: Problem, distortions: Distortions, count: int) -> Iterator[Genes]:
-    """Budgets are even in the logarithm of the search's first cost, down to a share of the parent's."""
-    spec = problem.spec
-    objective = next(o.name for o in spec.objectives if o.name in BOUND_METRIC)
-    by_share = spec.by_share and objective == "latency"
-    metric = "upper_share" if by_share else BOUND_METRIC[objective]
-
-    def cost(genes_NG: Genes) -> Floats:
-        return cheap_metrics(problem, genes_NG)[metric]
-
-    allocator = Allocator(distortions, problem.space.canonical, cost)
-    [parent_cost] = cost(distortions.parent_G[None])
-    smallest = float(cost(allocator.allocate(0.0)[None])[0])
-    bound = 100.0 if by_share else spec.bound(objective)
-    budgets = np.geomspace(parent_cost, max(smallest, _SMALLEST_SHARE * parent_cost), count + 1)[1:]
-    if bound is not None and bound < parent_cost:
-        budgets = np.geomspace(bound, max(min(smallest, bound), _SMALLEST_SHARE * bound), count)
-    for budget in budgets:
-        yield allocator.allocate(float(budget))

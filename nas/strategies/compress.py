@@ -16,26 +16,28 @@ from nas.stages.closing import closing_stage_names, closing_stages
 
 _ROUNDS = 8  # of exploring; the first scores the networks of the sensitivity stage
 _PRESETS: dict[str, dict[str, int]] = {
-    "no_training": {"images": 32, "levels": 2, "fine_tune_epochs": 0},
-    "best": {"images": 256, "levels": 5, "fine_tune_epochs": 8},
+    "no_training": {"images": 32, "levels": 2, "fine_tune_epochs": 0, "adapt_images": 0},
+    "best": {"images": 128, "levels": 3, "fine_tune_epochs": 0, "adapt_images": 2_400},
 }
 
 
 class CompressParams(BaseModel):
-    """``preset``: no training at all, in seconds, or fine-tuning and retraining; it sets ``images``, ``levels`` and
-    ``fine_tune_epochs``, and explicit options win.
+    """``preset``: no training at all, in seconds, or networks that are adapted before they are judged, and retrained.
+    It sets ``images``, ``levels``, ``fine_tune_epochs`` and ``adapt_images``; explicit options win.
 
     ``importance`` decides which units a narrower network keeps. Sensitivity is measured on ``images`` training images,
     for at most ``levels`` smaller choices of each decision. ``fine_tune_epochs``: training of all networks together by
     the sandwich rule, taught by the parent's outputs, before exploring; ``lr`` is for ``batch_size`` images.
+    ``adapt_images``: images on which each network is trained before it is scored (``nas.stages.adaptation``).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     preset: Literal["no_training", "best"] = "best"
     importance: Literal["taylor", "l2", "batch_norm_scale"] = "taylor"
-    images: int = Field(default=256, ge=2, le=100_000)
-    levels: int = Field(default=5, ge=1, le=64)
-    fine_tune_epochs: int = Field(default=8, ge=0, le=100_000)
+    images: int = Field(default=128, ge=2, le=100_000)
+    levels: int = Field(default=3, ge=1, le=64)
+    fine_tune_epochs: int = Field(default=0, ge=0, le=100_000)
+    adapt_images: int = Field(default=2_400, ge=0, le=100_000_000)
     batch_size: int = Field(default=32, ge=2, le=65_536)
     lr: float = Field(default=0.01, gt=0, le=10)
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
@@ -52,11 +54,9 @@ class CompressParams(BaseModel):
 
     @model_validator(mode="after")
     def _preset_holds(self) -> CompressParams:
-        if self.preset == "no_training" and self.fine_tune_epochs > 0:
-            raise ValueError(
-                f"preset no_training trains nothing: expected fine_tune_epochs 0, or preset best; got "
-                f"{self.fine_tune_epochs}"
-            )
+        for name in ("fine_tune_epochs", "adapt_images"):
+            if self.preset == "no_training" and (value := getattr(self, name)) > 0:
+                raise ValueError(f"preset no_training trains nothing: expected {name} 0, or preset best; got {value}")
         return self
 
 
@@ -91,9 +91,15 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
     check(problem.spec, problem.space)
     params, images = parse_spec(CompressParams, problem.spec.strategy.params), len(problem.data.train)
-    solutions = math.ceil(problem.spec.budget.evaluations / _ROUNDS)
+    adapts = problem.spec.retrain is not None and problem.spec.inherits_weights
+    adapt_images = params.adapt_images if adapts else 0
+    share = math.ceil(problem.spec.budget.evaluations / _ROUNDS)
     sensitivity = SensitivityStage(
-        params.importance, min(params.images, images), params.levels, max(_ROUNDS, solutions)
+        params.importance,
+        min(params.images, images),
+        params.levels,
+        budgets=max(4, share) if adapt_images else max(_ROUNDS, share),
+        near_copies=adapt_images > 0,  # they are good only once they are trained
     )
     train: tuple[Stage, ...] = ()
     if params.fine_tune_epochs > 0:
@@ -108,8 +114,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         EstimateStage(),
         sensitivity,
         *train,
-        ExploreStage(rounds=_ROUNDS),
-        *closing_stages(problem.spec),
+        ExploreStage(rounds=_ROUNDS, adapt_images=adapt_images, rescore=not adapt_images and params.adapt_images > 0),
+        *closing_stages(problem.spec, adapt_images),
     )
 
 
@@ -121,7 +127,7 @@ def stage_names(spec: SearchSpec) -> tuple[str, ...]:
 
 COMPRESS = Strategy(
     "compress",
-    "Compress a trained model of yours: cut what distorts it least for its latency, then fine-tune and retrain.",
+    "Compress a trained model of yours: cut what distorts it least for its latency, then retrain what is found.",
     CompressParams,
     stages,
     stage_names,

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from nas.blobs import FolderBlobs
 from nas.core.arch import as_archs
 from nas.core.errors import InvalidSpec
-from nas.core.events import Checkpoint, Event, Measured, Progress, StageFinished, fold_all
+from nas.core.events import Checkpoint, Event, Measured, Progress, SearchState, StageFinished, Warned, fold_all
 from nas.core.metrics import spearman
-from nas.core.spec import BudgetSpec, ObjectiveSpec, SearchSpec, StrategySpec
-from nas.engine import stage_names, stages_of
+from nas.core.ports import Resources
+from nas.core.spec import BudgetSpec, ObjectiveSpec, ResourceSpec, SearchSpec, StrategySpec
+from nas.engine import run_search, stage_names, stages_of
 from nas.explorers.allocation import Allocator
+from nas.explorers.uniform_scaling import uniform_copies
+from nas.stages.adaptation import Adaptation
+from nas.stages.explore import quality_of
 from nas.stages.fronts import front_of
 from nas.stages.results import ReferencesResult, SensitivityResult
 from nas.stages.sensitivity import DistortionMeter, SensitivityStage, measured_distortions
+from nas.stages.subnets import load_subnets
 from nas.strategies.compress import check
 from tests.support.compressing import BEST, NO_TRAINING, compress_problem
 from tests.support.engine import RuleDevice, estimate_cost, problem, run, stored
@@ -115,6 +123,57 @@ def test_the_whole_pipeline_fine_tunes_and_retrains_all_but_the_parent(trained: 
     assert front_of(BEST, state).members
 
 
+def test_networks_are_adapted_before_they_are_scored(trained: tuple[list[Event], Path]) -> None:
+    state, p = fold_all(trained[0]), compress_problem(BEST)
+    resources = Resources(FolderBlobs(trained[1]), RuleDevice(), time.monotonic)
+    adaptation = Adaptation(p, resources, state.finished["train"]["supernet"], 40)
+    before = {name: result for name, result in state.finished.items() if name != "retrain"}
+    as_cut = quality_of(p, load_subnets(p, resources, replace(state, finished=before)))
+    candidates = [*state.of("search")[-2:], state.of("baseline")[0], state.of("reference")[1]]
+    for candidate in candidates:
+        assert candidate.metrics["val_accuracy"] == adaptation.scores(candidate.arch).quality
+    assert any(c.metrics["val_loss"] != as_cut(c.arch)["val_loss"] for c in candidates)
+
+
+def test_uniform_copies_are_among_the_first_networks(tmp_path: Path) -> None:
+    assert SensitivityResult.parse(sensitivity_of(tmp_path, NO_TRAINING)).scaled == ()
+    result = SensitivityResult.parse(sensitivity_of(tmp_path, BEST))
+    space = compress_problem().space
+    assert 1 <= len(result.scaled) <= 4
+    assert 1 <= len(result.networks) <= 8
+    copies_RSG = uniform_copies(space.decisions, np.array(space.pretrained_genes))
+    copies = {tuple(genes) for genes in space.canonical(copies_RSG.reshape(-1, len(space.decisions))).tolist()}
+    assert set(result.scaled) <= copies - {space.pretrained_genes}
+    depths = [g for g, decision in enumerate(space.decisions) if decision.axis == "depth"]
+    whole = [genes for genes in result.networks if all(genes[g] == 1 for g in depths)]
+    assert any(
+        np.abs(copies_RSG[-1] - np.array(genes)).max(axis=1).min() == 1 for genes in whole
+    )  # near a copy, but none of them
+
+
+def test_cuts_are_measured_no_longer_than_the_time_limit(tmp_path: Path) -> None:
+    limited = NO_TRAINING.model_copy(update={"resources": ResourceSpec(max_hours=2.0)})
+    p, ticks = compress_problem(limited), count()
+    over: list[Event] = []
+    resources = Resources(
+        FolderBlobs(tmp_path), RuleDevice(), lambda: float(next(ticks)), is_out_of_time=lambda: bool(over)
+    )
+    events: list[Event] = []
+    for event in run_search(p, stages_of(p), resources, SearchState()):
+        events.append(event)
+        if isinstance(event, Checkpoint) and event.step > 0:
+            over.append(event)
+    state = fold_all(events)
+    result = SensitivityResult.require(state.finished)
+    assert (dict(result.distortions), result.networks) == ({}, ())
+    assert result.scaled
+    [warning] = [e.message for e in events if isinstance(e, Warned) and e.stage == "sensitivity"]
+    assert "cuts: what there is so far is verified and exported" in warning
+    assert sum(isinstance(e, Checkpoint) for e in events) == 2  # the order, and one batch of cuts
+    assert [c.arch.genes for c in state.of("search")] == list(result.scaled)[:2]
+    assert front_of(NO_TRAINING, state).members
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["compressed", "trained"])
 def test_a_search_that_is_cut_anywhere_ends_the_same(search: str, request: pytest.FixtureRequest) -> None:
@@ -188,6 +247,9 @@ def test_what_contradicts_itself_is_refused() -> None:
     contradictory = StrategySpec(name="compress", params={"preset": "no_training", "fine_tune_epochs": 3})
     with pytest.raises(InvalidSpec, match="expected fine_tune_epochs 0"):
         check(NO_TRAINING.model_copy(update={"strategy": contradictory}), space)
+    contradictory = StrategySpec(name="compress", params={"preset": "no_training", "adapt_images": 3})
+    with pytest.raises(InvalidSpec, match="expected adapt_images 0"):
+        check(NO_TRAINING.model_copy(update={"strategy": contradictory}), space)
 
 
 def test_an_extension_goes_on_from_the_same_weights_and_trains_nothing(compressed: tuple[list[Event], Path]) -> None:
@@ -201,3 +263,18 @@ def test_an_extension_goes_on_from_the_same_weights_and_trains_nothing(compresse
     assert SensitivityResult.require(state.finished) == SensitivityResult(supernet)
     assert len(state.of("search")) == len(parent.of("search")) + 8
     assert [c.arch for c in state.of("reference")] == [c.arch for c in parent.of("reference")]
+
+
+def test_an_extension_without_retraining_scores_adapted_networks_as_they_are_exported(
+    trained: tuple[list[Event], Path],
+) -> None:
+    events, folder = trained
+    parent = fold_all(events)
+    inherited = tuple(c for c in parent.candidates.values() if c.origin != "reference")
+    update = {"budget": BudgetSpec(evaluations=8, verified=1), "supernet": "abc", "retrain": None}
+    p = compress_problem(BEST.model_copy(update=update))
+    p = replace(p, supernet_blob=parent.finished["train"]["supernet"], inherited=inherited)
+    state = fold_all(run(folder, p))
+    as_cut = quality_of(p, load_subnets(p, Resources(FolderBlobs(folder), RuleDevice(), time.monotonic), state))
+    for candidate in state.of("search"):
+        assert candidate.metrics["val_accuracy"] == as_cut(candidate.arch)["val_accuracy"]

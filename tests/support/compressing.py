@@ -27,7 +27,14 @@ BEST = NO_TRAINING.model_copy(
     update={
         "strategy": StrategySpec(
             name="compress",
-            params={"images": 16, "levels": 2, "fine_tune_epochs": 1, "batch_size": 40, "checkpoint_s": 1e-9},
+            params={
+                "images": 16,
+                "levels": 2,
+                "fine_tune_epochs": 1,
+                "adapt_images": 40,
+                "batch_size": 40,
+                "checkpoint_s": 1e-9,
+            },
         ),
         "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40, teacher="parent"),
     }

@@ -124,3 +124,16 @@ def test_what_a_skipped_block_contains_distorts_nothing_more() -> None:
     assert DISTORTIONS.total(networks_NG).tolist() == [0.0, pytest.approx(0.3 + 0.3), pytest.approx(1.0 + 0.4)]
     with pytest.raises(InvalidInput, match="5 decisions, got 1"):
         Distortions(PARENT, (np.zeros(4),), {})
+
+
+def test_networks_near_another_differ_in_a_step_of_widths_at_most() -> None:
+    generator, near_G = np.random.default_rng(3), np.array([1, 1, 1, 1, 2])
+    cost = lambda genes_NG: (genes_NG + 1.0).sum(axis=1)  # noqa: E731
+    near = DISTORTIONS.near(near_G, np.array([1, 0, 1, 0, 1]))
+    for budget in generator.uniform(10, 15, 8):
+        genes_G = Allocator(near, lambda genes_NG: genes_NG, cost).allocate(float(budget))
+        assert (np.abs(genes_G - near_G) <= [1, 0, 1, 0, 1]).all()
+        assert cost(genes_G[None])[0] <= budget
+        others_NG = near_G + np.array(list(product((-1, 0, 1), (0,), (-1, 0, 1), (0,), (-1, 0, 1))))
+        others_NG = others_NG[((others_NG <= 3).all(axis=1)) & (cost(others_NG) <= budget)]
+        assert DISTORTIONS.total(genes_G[None])[0] <= DISTORTIONS.total(others_NG).min() + 1e-9

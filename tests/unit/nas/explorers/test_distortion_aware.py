@@ -9,7 +9,7 @@ from nas.core.metrics import spearman
 from nas.core.ports import ImageShape
 from nas.explorers.allocation import Distortions
 from nas.explorers.distortion_aware import DistortionAwareSpace
-from nas.stages.explore import QualitySurrogate
+from nas.explorers.quality_surrogate import QualitySurrogate
 from search_spaces.mobilenet_v3.space import build
 
 
