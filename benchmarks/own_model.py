@@ -13,9 +13,9 @@ import io
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import sqrt
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from benchmarks._efficientnet_lite0 import MEAN, STD, Labelled, fine_tune, logit
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.events import Candidate, SearchState, StageFinished, fold
+from nas.core.metrics import share_interval
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.pareto import hypervolume
 from nas.core.ports import Problem, Resources, predict_latency
@@ -56,11 +57,13 @@ from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
 SIDE = 96
+RESOLUTIONS = (64, 80, 96)  # of smaller networks
 PARENT_EPOCHS = 8
 SHARES = (0.58, 0.11)  # of each class for training and validation; what comes after is for testing
 TOLERANCE = 0.5  # points of accuracy below the parent's that count as equal
 BOUND_SHARE = 0.45  # of the parent's latency, that the search with training may take at most
 PARTS = ("imagenet", "no_training", "best")
+SPLIT = "by position within each class of the file, in which a person's pictures lie near each other"
 DROP = 10.0  # points below the parent's at which hypervolume begins
 
 
@@ -86,34 +89,50 @@ def bench(options: Options) -> dict[str, Any]:
     sample = shared_file(options, "data", "imagenet_sample.npz")
     with tempfile.TemporaryDirectory(prefix="hwnas-own-model-") as name:
         folder = Path(name)
-        data = prepare(archive, folder / "signs.npz")
-        started_at = time.monotonic()
-        file = train_parent(folder, options.more["parent_epochs"])
-        seconds = {"parent": time.monotonic() - started_at}
-        started_at = time.monotonic()
-        model = read_model(file)
-        parent = ParentModel("lite0", model.graph.to_json(), lambda: model.weights, Preprocessing(MEAN, STD))
-        seconds["intake"] = time.monotonic() - started_at
-        blobs = FolderBlobs(folder / "blobs")
-        started_at = time.monotonic()
-        problem = prepare_problem(data, parent, blobs, options.more["samples"])
-        seconds["onboarding"] = time.monotonic() - started_at
         presets: dict[str, Any] = {}
-        for preset, spec in searches(problem, options.more).items():
-            if preset in options.more["parts"]:
-                started_at = time.monotonic()
-                presets[preset] = search(problem, spec, blobs)
-                presets[preset]["seconds"] = seconds[preset] = time.monotonic() - started_at
+        seconds: dict[str, float] = {}
+        about_data: dict[str, Any] = {}
+        if searched := [preset for preset in PARTS[1:] if preset in options.more["parts"]]:
+            blobs = FolderBlobs(folder / "blobs")
+            problem = take_in(folder, prepare(archive, folder / "signs.npz"), blobs, options.more, seconds)
+            about_data = {"test_images": len(problem.data.test), "split": SPLIT, "classes": problem.data.shape.classes}
+            specs = searches(problem, options.more)
+            for preset in searched:
+                with timed(seconds, preset):
+                    presets[preset] = search(problem, specs[preset], blobs)
+        more: dict[str, Any] = {}
+        if "imagenet" in options.more["parts"]:
+            with timed(seconds, "imagenet"):
+                more["imagenet"] = imagenet(sample, folder)
         best = presets.get("best") or presets.get("no_training") or {}
         return {
-            "test_images": len(problem.data.test),
-            "split": "by position within each class of the file, in which a person's pictures lie near each other",
-            "classes": len(problem.data.class_names),
+            **about_data,
             **best,
-            **({"imagenet": imagenet(sample, folder)} if "imagenet" in options.more["parts"] else {}),
+            **more,
             "presets": presets,
-            "seconds": seconds,
+            "seconds": {**seconds, "all": sum(seconds.values())},
         }
+
+
+def take_in(
+    folder: Path, data: DataSpec, blobs: FolderBlobs, more: Mapping[str, Any], seconds: dict[str, float]
+) -> Problem:
+    """Fine-tuning, intake, and onboarding, and how long each took."""
+    with timed(seconds, "parent"):
+        file = train_parent(folder, more["parent_epochs"])
+    with timed(seconds, "intake"):
+        model = read_model(file)
+        parent = ParentModel("lite0", model.graph.to_json(), lambda: model.weights, Preprocessing(MEAN, STD))
+    with timed(seconds, "onboarding"):
+        return prepare_problem(data, parent, blobs, more["samples"])
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Context that notes how long a part took."""
+    started_at = time.monotonic()
+    yield
+    seconds[part] = time.monotonic() - started_at
 
 
 def imagenet(archive: Path, folder: Path) -> dict[str, float]:
@@ -185,7 +204,8 @@ def train_parent(folder: Path, epochs: int) -> Path:
 
 def prepare_problem(data: DataSpec, parent: ParentModel, blobs: FolderBlobs, samples: int) -> Problem:
     """The space of the model, and this machine with a predictor for it."""
-    spec = SearchSpec(space=SpaceSpec(name="own_model", model=parent.name, params={}), data=data)
+    params = {"resolutions": list(RESOLUTIONS)}
+    spec = SearchSpec(space=SpaceSpec(name="own_model", model=parent.name, params=params), data=data)
     dataset = registry.load_dataset(data.name).load(data, data.seed)
     space = registry.build_space(spec.space, dataset.shape, parent)
     net = space.supernet(0).eval()
@@ -216,7 +236,7 @@ def searches(problem: Problem, more: Mapping[str, Any]) -> dict[str, SearchSpec]
             "resources": ResourceSpec(cpus=more["threads"]),
         }
     )
-    trained = {"preset": "best", "fine_tune_epochs": more["fine_tune_epochs"]}
+    trained = {"preset": "best", "adapt_images": more["adapt_images"]}
     retraining = {"networks": more["networks"], "epochs": more["epochs"]}
     parent_G = np.array(problem.space.pretrained_genes)
     parent_ms = float(predict_latency(problem.predictor, problem.space, parent_G[None]).mean_ms[0])
@@ -257,8 +277,8 @@ def compare(problem: Problem, state: SearchState) -> dict[str, Any]:
     equal = [n for n in front if n.status == "verified" and n.accuracy >= parent.accuracy - TOLERANCE]
     n = len(problem.data.test)
     return {
-        "parent": {**vars(parent), "interval": wilson(parent.accuracy, n)},
-        "front": [{**vars(network), "interval": wilson(network.accuracy, n)} for network in front],
+        "parent": {**vars(parent), "interval": share_interval(parent.accuracy, n)},
+        "front": [{**vars(network), "interval": share_interval(network.accuracy, n)} for network in front],
         "speedup_at_equal_accuracy": max((parent.measured_ms / m.measured_ms for m in equal), default=1.0),
         "macs_ratio_at_equal_accuracy": max((parent.macs / m.macs for m in equal), default=1.0),
         "hypervolume": {
@@ -287,14 +307,6 @@ def volume(parent: Network, networks: Sequence[Network]) -> float:
     return hypervolume(losses, reference) / float(np.prod(reference))
 
 
-def wilson(percent: float, n: int, z: float = 1.96) -> tuple[float, float]:
-    """The 95 % interval of a share of ``n`` images, in % (Wilson, 1927)."""
-    p = percent / 100.0
-    centre, half = p + z * z / (2 * n), z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    scale = 100.0 / (1 + z * z / n)
-    return (centre - half) * scale, (centre + half) * scale
-
-
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -303,10 +315,10 @@ def _more(parser: argparse.ArgumentParser) -> None:
     numbers = {
         "--parent-epochs": (PARENT_EPOCHS, "epochs of fine-tuning the parent"),
         "--samples": (40, "networks measured in onboarding"),
-        "--fine-tune-epochs": (4, "epochs of fine-tuning all smaller networks together"),
-        "--evaluations": (40, "networks that are scored by the search, and by its baseline"),
-        "--networks": (4, "networks of search and baseline each that are retrained"),
-        "--epochs": (8, "epochs of retraining each"),
+        "--adapt-images": (1200, "images on which a network is trained before it is scored"),
+        "--evaluations": (32, "networks that are scored by the search, and by its baseline"),
+        "--networks": (6, "networks of search and baseline each that are retrained"),
+        "--epochs": (12, "epochs of retraining each"),
         "--threads": (2, "threads of training and evaluation"),
     }
     for name, (default, text) in numbers.items():
