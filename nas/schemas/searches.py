@@ -9,6 +9,7 @@ from nas.core.data_account import DataAccount
 from nas.core.events import HypervolumeAt
 from nas.core.retraining import RetrainSpec
 from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, SearchSpec
+from nas.core.spoken_names import spoken_name
 from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
 from nas.schemas.rank_correlation import RankCorrelationSchema
@@ -32,8 +33,8 @@ class SearchSchema(JobSchema):
     search once its space is partitioned; ``data`` is the account of its data set once a worker has read it. Both are
     None in lists. ``conclusions`` say what a search that has ended comes to where that is no front, or one of networks
     that only guess. Where each device of a ``fleet`` has a front, sizes and hypervolumes are those of the first.
-    ``extrapolated`` of the ``evaluations`` lie outside the domain of the latency predictor, ``extrapolated_measured``
-    of these were measured.
+    ``starred`` and ``note``: the mark of the search itself. ``extrapolated`` of the ``evaluations`` lie outside the
+    domain of the latency predictor, ``extrapolated_measured`` of these were measured.
     """
 
     spec: SearchSpec
@@ -41,6 +42,8 @@ class SearchSchema(JobSchema):
     conclusions: list[Conclusion] = Field(default_factory=list)
     rank_correlation: RankCorrelationSchema | None = None
     data: DataAccount | None = None
+    starred: bool = False
+    note: str = ""
     parent: str | None = None
     predictor: str | None = None
     front_size: int = 0
@@ -57,6 +60,12 @@ class SearchSchema(JobSchema):
     def name(self) -> str:
         """The name that its spec gives it."""
         return self.spec.name
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def spoken_name(self) -> str:
+        """Three words for its id, which commands take in its place."""
+        return spoken_name(self.id)
 
 
 class SearchPage(Page):
