@@ -76,6 +76,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
     single = spec.fleet is None
     return SearchPayload(
         spec=spec,
+        search_id=job.id if job.kind == "search" else "",
         devices=tuple(
             DevicePayload(name, p.profile, PredictorBlob(p.family, p.blob), p.id)
             for name, p in zip(spec.devices, predictors, strict=True)

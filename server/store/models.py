@@ -45,6 +45,7 @@ from server.store.json_columns import (
 )
 
 ALL_DEVICES = ""  # as the device of a front: the one front of a search that has one
+OF_SEARCH = ""  # as the architecture of a mark: it is on the search itself
 
 
 class Base(DeclarativeBase):
@@ -229,6 +230,33 @@ class ArtifactRow(Base):
     size_bytes: Mapped[int] = mapped_column(BigInteger)
     media_type: Mapped[str] = mapped_column(String(120))
     report: Mapped[dict[str, JsonValue]]
+
+
+class MarkRow(Base):
+    """The star and the note of a search (``OF_SEARCH``) or of one of its candidates; ``owner`` last changed it."""
+
+    __tablename__ = "marks"
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    arch_id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    starred: Mapped[bool]
+    note: Mapped[str] = mapped_column(Text)
+    owner: Mapped[str] = mapped_column(String(120))
+    at: Mapped[float]
+
+
+class NoticeRow(Base):
+    """That a search has ended, by its event ``seq``, and webhooks have not all been told: the ``attempts`` so far, and
+    when the next is due. Written in the transaction that ends the search."""
+
+    __tablename__ = "notices"
+    __table_args__ = (Index(None, "next_at"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    at: Mapped[float]
+    attempts: Mapped[int] = mapped_column(default=0)
+    next_at: Mapped[float]
 
 
 class DeviceRow(Base):

@@ -15,9 +15,11 @@ from server.store.database import connect
 from server.store.devices import Devices
 from server.store.garbage import CollectionResult, collect
 from server.store.jobs import SqlJobStore
+from server.store.marks import Marks
 from server.store.measurements import Measurements
 from server.store.migrate import migrate_engine
 from server.store.named_data import NamedData
+from server.store.notices import Notices
 from server.store.queries import Queries
 from server.store.quotas import Quotas
 from server.store.sessions import TokenSessions
@@ -36,6 +38,8 @@ class Store:
     named_data: NamedData
     user_models: UserModels
     measurements: Measurements
+    marks: Marks
+    notices: Notices
     quotas: Quotas
     audit: Audit
     tokens: Tokens
@@ -66,6 +70,8 @@ def open_store(database: str, blobs: str, clock: Callable[[], float] | None = No
             named_data=NamedData(engine, database_time),
             user_models=UserModels(engine, database_time),
             measurements=Measurements(engine, database_time),
+            marks=Marks(engine, database_time),
+            notices=Notices(engine, database_time),
             quotas=Quotas(engine, database_time),
             audit=Audit(engine),
             tokens=Tokens(engine, host_time),

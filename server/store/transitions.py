@@ -12,8 +12,11 @@ from sqlalchemy.orm import Session
 from nas.core.events import StatusChanged, encode
 from nas.core.lifecycle import ENDED, LEASED, JobStatus, check_transition
 from server.store.changes import note_change
-from server.store.models import EventRow, Job
+from server.store.models import EventRow, Job, NoticeRow
 from server.store.usage import add_usage
+
+TOLD: tuple[JobStatus, ...] = ("succeeded", "failed", "quarantined")
+"""The ends of a search of which webhooks are told: those that nobody has caused by a command."""
 
 
 def change_status(session: Session, job: Job, after: JobStatus, now: float, reason: str = "", by: str = "") -> None:
@@ -27,6 +30,8 @@ def change_status(session: Session, job: Job, after: JobStatus, now: float, reas
     job.finished_at = now if after in ENDED else None
     job.error = reason if after in ("failed", "quarantined") else None
     append_status(session, job, StatusChanged(before, after, reason, by), now)
+    if job.kind == "search" and after in TOLD:
+        session.add(NoticeRow(job_id=job.id, seq=job.last_seq, at=now, attempts=0, next_at=now))
 
 
 def append_status(session: Session, job: Job, event: StatusChanged, now: float) -> None:

@@ -12,12 +12,13 @@ from nas.core.errors import NotFound
 from nas.core.events import SearchState
 from nas.core.lifecycle import ENDED, JobStatus
 from nas.core.spec import SearchSpec
+from nas.core.spoken_names import ids_named
 from nas.schemas.jobs import EventPage, EventSchema
 from nas.schemas.searches import FleetMemberSchema, SearchPage, SearchSchema
 from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import job_schema
-from server.store.models import ALL_DEVICES, EventRow, FrontRow, Job
+from server.store.models import ALL_DEVICES, OF_SEARCH, EventRow, FrontRow, Job, MarkRow
 from server.store.projections import load_exports, load_hypervolumes
 from server.store.queue import wait_reasons
 from server.store.rank_correlation import rank_correlation_schema
@@ -68,8 +69,10 @@ class SearchReader(Reader):
         cursor: str | None,
         owner: str | None = None,
         parent: str | None = None,
+        match: str | None = None,
     ) -> SearchPage:
-        """A page of searches, newest first, optionally of one owner or with one parent.
+        """A page of searches, newest first, optionally of one owner, with one parent, or those that a text can mean: an
+        id or its beginning, its spoken name, or the name that the spec gives.
 
         Raises InvalidInput for an invalid cursor.
         """
@@ -81,6 +84,8 @@ class SearchReader(Reader):
         if parent is not None:
             query = query.where(Job.parent_id == parent)
         with reading(self._engine) as session:
+            if match is not None:
+                query = query.where(Job.id.in_(_ids_meant(session, match, owner)))
             page, next_cursor = read_page(session, query, limit)
             schemas = _Page(session, page, self._clock(session))
             return SearchPage(items=[schemas.schema(job) for job in page], next=next_cursor)
@@ -123,6 +128,19 @@ class SearchReader(Reader):
             return EventPage(items=items, last=items[-1].seq if items else after), final_status
 
 
+_MOST_MEANT = 200
+
+
+def _ids_meant(session: Session, text: str, owner: str | None) -> list[str]:
+    """The ids of the searches that a text can mean, the best kind of match alone."""
+    query = select(Job.id, Job.name).where(Job.kind == "search")
+    if owner is not None:
+        query = query.where(Job.owner == owner)
+    names = {row[0]: row[1] for row in session.execute(query)}
+    ids = ids_named(text, names) or [i for i, name in names.items() if name.lower() == text.strip().lower()]
+    return ids[:_MOST_MEANT]
+
+
 class _Page:
     """What the schemas of some searches need beside their rows, read at once."""
 
@@ -131,6 +149,8 @@ class _Page:
         rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(ids)))
         self._fronts = {(row.job_id, row.device): FrontOverview.of(row) for row in rows}
         self._hypervolumes = load_hypervolumes(session, ids)
+        marks = select(MarkRow).where(MarkRow.job_id.in_(ids), MarkRow.arch_id == OF_SEARCH)
+        self._marks = {row.job_id: row for row in session.scalars(marks)}
         self._waiting = wait_reasons(session, jobs, now)
         self._now = now
 
@@ -138,6 +158,7 @@ class _Page:
         """A search with its summary."""
         spec, state = SearchSpec.model_validate(job.spec), job.state
         view = spec.views[0] or ALL_DEVICES
+        mark = self._marks.get(job.id)
         return SearchSchema(
             **vars(job_schema(job, state, self._waiting.get(job.id), self._now)),
             **vars(self._front(job, view)),
@@ -149,6 +170,8 @@ class _Page:
                 for name in (spec.devices if spec.fleet is not None and job.point_count else ())
             ],
             spec=spec,
+            starred=mark is not None and mark.starred,
+            note=mark.note if mark is not None else "",
             parent=job.parent_id,
             predictor=job.predictor_id,
             hypervolume_history=self._hypervolumes[job.id],
