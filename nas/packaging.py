@@ -25,6 +25,7 @@ from nas.core.json_types import JsonObject
 from nas.core.metrics import kind_of, metric_info
 from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
+from nas.core.provenance import Provenance
 from nas.core.retraining import TrainingRecord
 from nas.core.tasks import Task, TaskScores, load_task
 from nas.export import (
@@ -63,6 +64,14 @@ class PackageReport:
         """The figures by class of the exported model; empty where its task has none."""
         return dict(zip(self.class_names, self.onnx.by_class, strict=True)) if self.onnx.by_class else {}
 
+    @property
+    def confusion(self) -> JsonObject:
+        """``confusion`` with the class names and, by class, what its test images were answered with; empty without."""
+        if not self.onnx.confusion:
+            return {}
+        counts = [list(row) for row in self.onnx.confusion]
+        return {"confusion": {"classes": list(self.class_names), "counts": counts}}
+
     def to_json(self) -> JsonObject:
         """As artifacts carry it: names are made of those of the task's measures, such as ``accuracy_onnx``."""
         name = self.task.objective
@@ -73,6 +82,7 @@ class PackageReport:
             f"int8_{name}": None if self.int8 is None else self.int8.quality,
             **self.onnx.further,
             **({f"{self.task.by_class}_by_class": self.by_class} if self.by_class else {}),
+            **self.confusion,
             "sizes": dict(self.sizes),
         }
 
@@ -96,6 +106,7 @@ def package(
     virtual: bool = False,
     value_scale: tuple[Sequence[float], Sequence[float]] | None = None,
     training: TrainingRecord | None = None,
+    provenance: Provenance | None = None,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
@@ -103,7 +114,8 @@ def package(
     Every test image goes through torch, and through the preprocessing and the models of the zip file. ``versions`` are
     further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
     ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
-    that ``module`` gives standardised; ``training``: how the weights came about. Equal arguments give equal bytes.
+    that ``module`` gives standardised; ``training``: how the weights came about; ``provenance``: the search, to run it
+    again. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -129,6 +141,7 @@ def package(
         "format_version": 1,
         "architecture": arch.id,
         "seed": seed,
+        "search": None if provenance is None else provenance.to_json(),
         "data": {
             "name": data.name,
             "content_hash": data.content_hash,
@@ -138,6 +151,7 @@ def package(
         "metrics": _metrics_json(metrics, report, virtual),
         "task": {"name": report.task.name, "labels": report.task.labels, "by_class": report.task.by_class},
         **({f"{report.task.by_class}_by_class": report.by_class} if report.by_class else {}),
+        **report.confusion,
         "training": None if training is None else _training_json(training),
         "measurement": None if measurement is None else measurement.as_json(),
         "device": None if profile is None else profile.as_json(),

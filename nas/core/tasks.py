@@ -39,12 +39,14 @@ Outputs = Sequence[NDArray[np.float32]]  # each (N, ...)
 class TaskScores:
     """How good a network is over a split: the ``quality`` of its task, ``further`` measures by name, and figures by
     class, None for a class without images, empty where there are none. ``loss``: the mean over images, None where it
-    was not computed."""
+    was not computed. ``confusion``: how many images of each class (row) were answered with each class (column), empty
+    where a task has no such matrix, or too many classes for it."""
 
     quality: float
     further: Mapping[str, float] = field(default_factory=dict)
     by_class: tuple[float | None, ...] = ()
     loss: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
 
 
 class Scorer(Protocol):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from html import escape
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from nas.core.cells import CellGraph
 from nas.core.device import Measurement, Status
+from nas.core.errors import InvalidInput
 from nas.core.events import Origin
 from nas.core.layers import MapShape
 from nas.core.measures import Goal, MetricKind
 from nas.core.metrics import COSTS
 from nas.core.network import LayerSummary
+from nas.core.spoken_names import spoken_name
 from nas.schemas.common import Page
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class MetricSchema(BaseModel):
@@ -71,10 +77,25 @@ class CandidateSchema(BaseModel):
     on_front: bool = False
 
 
+class ConfusionSchema(BaseModel):
+    """How many test images of each class (row of ``counts``) an exported network answered with each class (column)."""
+
+    classes: list[str]
+    counts: list[list[int]]
+
+    @staticmethod
+    def of(artifacts: Iterable[ArtifactSchema]) -> ConfusionSchema | None:
+        """The matrix that an exported file reports; None where none does: not exported, or not classified so."""
+        reports = (artifact.report.get("confusion") for artifact in artifacts)
+        record = next((report for report in reports if report is not None), None)
+        return None if record is None else ConfusionSchema.model_validate(record)
+
+
 class CandidateDetailSchema(BaseModel):
     """A candidate with its choices, layers and files. ``cells``: empty for a space without cells. ``class_recall``: the
     figures that its task has by class on test images, in %, once it was tested: for classification the share of a
-    class's images that it recognises."""
+    class's images that it recognises. ``confusion``: of the exported network, None before it was exported, of other
+    tasks and of very many classes."""
 
     candidate: CandidateSchema
     choices: dict[str, int | float | str]
@@ -83,6 +104,7 @@ class CandidateDetailSchema(BaseModel):
     artifacts: list[ArtifactSchema]
     cells: list[CellGraph] = []
     class_recall: dict[str, float | None] = {}
+    confusion: ConfusionSchema | None = None
 
 
 class ObjectiveSchema(BaseModel):
@@ -132,6 +154,42 @@ class FrontSchema(BaseModel):
     def costs(self) -> list[ObjectiveSchema]:
         """The other axes."""
         return [o for o in self.objectives if o is not self.quality]
+
+    def to_pandas(self) -> DataFrame:
+        """One row for each network of the front, of the baseline's and of the references, with all its metrics. Raises
+        InvalidInput without pandas."""
+        try:
+            from pandas import DataFrame
+        except ImportError as error:
+            raise InvalidInput('to_pandas needs pandas: pip install "hwnas[notebook]"') from error
+        return DataFrame([_row(c) for c in (*self.members, *self.baseline, *self.references)])
+
+    def _repr_html_(self) -> str:
+        """The members as a table, for notebooks."""
+        heads = "".join(f"<th>{escape(o.label)} ({escape(o.unit)} {o.kind})</th>" for o in self.objectives)
+        rows = "".join(
+            f"<tr><td>{escape(spoken_name(c.arch))}</td><td><code>{escape(c.arch)}</code></td><td>{c.status}</td>"
+            + "".join(f"<td>{c.metrics[o.metric].value:.4g}</td>" for o in self.objectives)
+            + "</tr>"
+            for c in self.members
+        )
+        state = "" if self.final else " (not final)"
+        caption = f"Front of search {escape(self.search)}{state}: {len(self.members)} networks"
+        return (
+            f"<table><caption>{caption}</caption><tr><th>name</th><th>id</th><th>status</th>{heads}</tr>{rows}</table>"
+        )
+
+
+def _row(candidate: CandidateSchema) -> dict[str, str | bool | float | None]:
+    return {
+        "arch": candidate.arch,
+        "name": candidate.name or spoken_name(candidate.arch),
+        "origin": candidate.origin,
+        "status": candidate.status,
+        "on_front": candidate.on_front,
+        "promised_ms": candidate.promised_ms,
+        **{name: metric.value for name, metric in candidate.metrics.items()},
+    }
 
 
 class CandidatePage(Page):

@@ -12,6 +12,8 @@ from nas.core.metrics import recall_by_class
 from nas.core.tasks import Labels, LossOptions, Outputs, Task, TaskScores
 from nas.tasks.arrays import mean_share, reduction
 
+MOST_CONFUSED = 64
+"""The most classes of which a confusion matrix is kept: it grows with their square."""
 _BALANCED = Measure("balanced_accuracy", "balanced {} accuracy")
 
 
@@ -56,7 +58,14 @@ class AccuracyScorer:
             raise InvalidInput("accuracy is a share of images: expected some, got none")
         recalls = recall_by_class(label_N, answer_N, self._classes)
         accuracy = 100.0 * int((answer_N == label_N).sum()) / len(label_N)
-        return TaskScores(accuracy, {_BALANCED.name: mean_share(recalls)}, recalls)
+        confusion = confusion_matrix(label_N, answer_N, self._classes) if self._classes <= MOST_CONFUSED else ()
+        return TaskScores(accuracy, {_BALANCED.name: mean_share(recalls)}, recalls, confusion=confusion)
+
+
+def confusion_matrix(label_N: Labels, answer_N: Labels, classes: int) -> tuple[tuple[int, ...], ...]:
+    """How many images of each class (row) were answered with each class (column)."""
+    counts = np.bincount(classes * label_N + answer_N, minlength=classes * classes)
+    return tuple(tuple(row) for row in counts.reshape(classes, classes).tolist())
 
 
 SINGLE_LABEL = Task(

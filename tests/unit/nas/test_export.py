@@ -342,6 +342,14 @@ def test_manifest_carries_the_evidence(packed: tuple[bytes, packaging.PackageRep
         "account": None,
     }
     assert manifest["recall_by_class"] == report.by_class
+    confusion = manifest["confusion"]
+    assert confusion == report.to_json()["confusion"]
+    assert confusion["classes"] == ["a", "b", "c", "d", "e"]
+    assert sum(map(sum, confusion["counts"])) == 300
+    right = [counts[i] for i, counts in enumerate(confusion["counts"])]
+    assert sum(right) / 3.0 == pytest.approx(report.onnx.quality)
+    recalls = [100.0 * n / sum(counts) for n, counts in zip(right, confusion["counts"], strict=True)]
+    assert recalls == pytest.approx(list(report.by_class.values()))
     balanced = manifest["metrics"]["test_balanced_accuracy"]
     assert balanced == {"value": report.onnx.further["balanced_accuracy"], "unit": "%", "kind": "measured"}
     assert manifest["seed"] == 7
