@@ -169,6 +169,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
         inherited=payload.inherited,
         fleet=fleet,
         teacher=_teacher(payload, data.shape, blobs),
+        search_id=payload.search_id,
     )
     resources = Resources(
         blobs=blobs,

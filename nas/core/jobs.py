@@ -100,7 +100,8 @@ class SearchPayload:
     if the device has none. ``supernet_blob``, ``supernet_data`` (the content hash of its data, None where it is not
     recorded) and ``inherited`` (estimated candidates) come from the search whose supernet is reused. ``refit`` is None
     where nothing was measured or over a fleet. ``busy_seconds``: what earlier attempts took. ``parent``: the model that
-    the space names; ``teacher``: the model of another search that ``spec.retrain`` names."""
+    the space names; ``teacher``: the model of another search that ``spec.retrain`` names. ``search_id``: empty for
+    a dry run."""
 
     kind: ClassVar[JobKind] = "search"
     spec: SearchSpec
@@ -114,6 +115,7 @@ class SearchPayload:
     busy_seconds: float = 0.0
     parent: ParentBlobs | None = None
     teacher: TeacherPayload | None = None
+    search_id: str = ""
 
 
 @dataclass(frozen=True)

@@ -313,7 +313,7 @@ class Problem:
 
     ``inherited``: estimated candidates of the parent search whose supernet is reused. Over a ``fleet``,
     ``predictor`` is a ``nas.fleet.FleetPredictor`` and ``profile`` that of the first device. ``teacher``: the model of
-    another search that ``spec.retrain`` names.
+    another search that ``spec.retrain`` names. ``search_id``: of the search, empty outside a service.
     """
 
     spec: SearchSpec
@@ -326,6 +326,7 @@ class Problem:
     fleet: tuple[TargetDevice, ...] = ()
     supernet_data: str | None = None
     teacher: TeacherModel | None = None
+    search_id: str = ""
 
     @property
     def targets(self) -> tuple[TargetDevice, ...]:

@@ -13,13 +13,14 @@ from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
+from nas.core.provenance import Provenance
 from nas.core.retraining import RecipeFields, TrainingRecord
 from nas.core.spec import SearchSpec
 from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult, RetrainResult
-from nas.stages.subnets import Subnets, load_subnets
+from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.verify import thin
 
 
@@ -54,6 +55,8 @@ class ExportStage:
                 virtual=any(m.profile.source == "roofline" for m in problem.targets),
                 value_scale=_value_scale(subnets),
                 training=training_record(problem.spec, RetrainResult.read(state.finished), p.arch.id),
+                versions=resources.versions,
+                provenance=Provenance(problem.search_id, problem.spec, trained_supernet(state)),
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
