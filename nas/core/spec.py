@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -451,17 +452,42 @@ def parse_spec(model: type[T], record: object) -> T:
     try:
         return model.model_validate(record)
     except ValidationError as error:
-        field_names = ", ".join(model.model_fields)
         lines = []
         for e in error.errors():
             if e["type"] == "default_factory_not_called":  # follows from another error
                 continue
             where = ".".join(str(p) for p in e["loc"]) or "spec"
             if e["type"] == "extra_forbidden":
-                lines.append(f"unknown key {where!r}" + (f": expected {field_names}" if len(e["loc"]) == 1 else ""))
+                lines.append(_unknown_key(model, e["loc"]))
             else:
                 lines.append(f"{where}: {_expected_and_got(e)}")
         raise InvalidSpec("; ".join(lines)) from error
+
+
+def _unknown_key(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
+    """The message on a key that a spec does not have: where it is, what could be there, and the nearest name."""
+    names = _keys_at(model, path[:-1])
+    near = difflib.get_close_matches(str(path[-1]), names, n=1)
+    expected = f": expected {', '.join(names)}" if names else ""
+    return f"unknown key {'.'.join(map(str, path))!r}{expected}" + (f". Did you mean {near[0]!r}?" if near else "")
+
+
+def _keys_at(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
+    """The keys of the model that a path of a spec leads to; empty where it leads to none."""
+    models = [model]
+    for step in path:
+        fields = [m.model_fields[step] for m in models if isinstance(step, str) and step in m.model_fields]
+        if fields:  # else a position of a list, or the tag of a union
+            models = list(_models_in(fields[0].annotation))
+    return list(dict.fromkeys(name for m in models for name in m.model_fields))
+
+
+def _models_in(annotation: object) -> Iterator[type[BaseModel]]:
+    """The models that an annotation such as ``tuple[ObjectiveSpec, ...] | None`` names."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
 
 
 def _expected_and_got(details: Mapping[str, Any]) -> str:

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import yaml
-from pydantic import ValidationError
 
 from nas.core import registry
 from nas.core.access import Principal
@@ -27,11 +26,11 @@ from nas.core.errors import (
     UnknownName,
 )
 from nas.core.metrics import kind_of
-from nas.core.plugins import Strategy, check_task
+from nas.core.plugins import check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
-from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec, booleans_for_numbers
+from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.tasks import DEFAULT_TASK, load_task
 from nas.datasets.cache import is_url
 from nas.energy import energy_aware
@@ -54,6 +53,8 @@ from predictors.storage import load_predictor
 from server.api.access import requires_tokens
 from server.api.data_check import report_of, shape_of
 from server.api.parents import parent_of, require_parent
+from server.api.problem_list import ProblemList
+from server.api.strategy_check import strategy_of
 from server.api.teachers import require_teacher
 from server.settings import Settings
 from server.store.json_validation import dump_spec
@@ -86,11 +87,14 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     this service's present state, such as a device without a predictor, are part of the report.
     """
     dump_spec(spec)  # raises for a spec that cannot be stored
-    strategy = registry.load_strategy(spec.strategy.name)
-    _check_params(strategy, spec)
+    wrong = ProblemList()
+    strategy = wrong.tried(lambda: strategy_of(spec))
     report = report_of(spec.data)
-    space = _build_space(spec.space, spec.data, report.require_shape(), store, principal)
-    report.require_usable()
+    space = wrong.tried(lambda: _build_space(spec.space, spec.data, report.require_shape(), store, principal))
+    wrong.tried(report.require_usable)
+    wrong.raise_all()
+    assert strategy is not None
+    assert space is not None
     check_task(spec, space, strategy)
     strategy.check(spec, space)
     reference_archs(spec, space)
@@ -343,18 +347,6 @@ def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
         plain = isinstance(value, str) and yaml.safe_load(value) == value
         words += [option, f"{key}={value if plain else json.dumps(value)}"]
     return words
-
-
-def _check_params(strategy: Strategy, spec: SearchSpec) -> None:
-    model, params = strategy.params_model, spec.strategy.params
-    if wrong := booleans_for_numbers(model, params):
-        raise InvalidSpec(f"parameters of {spec.strategy.name}: {wrong[0]}: expected a number, got a boolean")
-    try:
-        model.model_validate(params)
-    except ValidationError as error:
-        lines = [f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors()]
-        names = ", ".join(model.model_fields)
-        raise InvalidSpec(f"parameters of {spec.strategy.name}: {'; '.join(lines)} (expected: {names})") from error
 
 
 def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionContext) -> HwnasError:

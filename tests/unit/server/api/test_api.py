@@ -42,9 +42,10 @@ from nas.schemas.predictors import PredictorCardSchema
 from nas.schemas.searches import SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, WorkerSchema
 from nas.strategies.once_for_all import ONCE_FOR_ALL
-from server.api import errors, sse, validate
+from server.api import errors, sse
 from server.api.app import create_app
 from server.api.limits import MAX_BODY
+from server.api.strategy_check import check_params
 from server.api.validate import add_device_command
 from server.settings import Settings
 from server.store.store import Store, open_store
@@ -420,7 +421,7 @@ def test_names_and_parameters_that_no_device_or_strategy_takes(api: TestClient) 
         refused(api.post("/v1/searches", json={**body(), "device": device}), 422, "invalid_spec", "device", device)
     spec = SearchSpec(strategy=StrategySpec(params={"epochs": True}))
     with pytest.raises(InvalidSpec, match=r"once_for_all: epochs: expected a number, got a boolean"):
-        validate._check_params(ONCE_FOR_ALL, spec)
+        check_params(ONCE_FOR_ALL, spec)
 
 
 def test_ended_search_cannot_be_cancelled(api: TestClient, done: str) -> None:
