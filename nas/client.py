@@ -30,6 +30,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nas.core import errors
 from nas.core.access import Scope
+from nas.core.decision_importance import ImportanceReport
 from nas.core.drift import Drift
 from nas.core.model_spec import ModelSpec, UploadedFile
 from nas.core.spec import DataSpec, DeviceSpec, SearchSpec
@@ -55,9 +56,11 @@ from nas.schemas.devices import (
     RenameBody,
 )
 from nas.schemas.dry_runs import DryRunSchema
-from nas.schemas.jobs import EventPage, EventSchema
+from nas.schemas.jobs import EventPage, EventSchema, LogPage
+from nas.schemas.marks import MarkBody, MarkSchema
 from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBody, NamedDataSchema
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
+from nas.schemas.recommendations import RecommendationRule, RecommendationSchema
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
@@ -197,9 +200,12 @@ class Client:
         cursor: str | None = None,
         owner: str | None = None,
         parent: str | None = None,
+        match: str | None = None,
     ) -> SearchPage:
-        """A page of searches, newest first; ``parent`` keeps the children of one."""
-        query = {"status": status, "limit": limit, "cursor": cursor, "owner": owner, "parent": parent}
+        """A page of searches, newest first; ``parent`` keeps the children of one, ``match`` those that a text can mean:
+        the beginning of an id, or a name."""
+        query: dict[str, QueryValue] = {"status": status, "limit": limit, "cursor": cursor}
+        query |= {"owner": owner, "parent": parent, "match": match}
         return self._get(SearchPage, "/v1/searches", query)
 
     def search(self, search_id: str) -> SearchSchema:
@@ -251,6 +257,26 @@ class Client:
         axes = ",".join(objectives) if objectives else None
         query = {"device": device, "bound_ms": bound_ms, "objectives": axes}
         return self._get(FrontSchema, f"/v1/searches/{_segment(search_id)}/front", query)
+
+    def recommendation(
+        self, search_id: str, rule: RecommendationRule | None = None, device: str | None = None
+    ) -> RecommendationSchema:
+        """The network of a search to ship, by a rule: without one, the fastest within half a point of the best."""
+        query = {**(rule or RecommendationRule()).model_dump(), "device": device}
+        return self._get(RecommendationSchema, f"/v1/searches/{_segment(search_id)}/recommendation", query)
+
+    def importance(self, search_id: str, metric: str | None = None) -> ImportanceReport:
+        """Which decisions of a search's space matter for a metric; without one, for the estimate of its quality."""
+        return self._get(ImportanceReport, f"/v1/searches/{_segment(search_id)}/importance", {"metric": metric})
+
+    def marks(self, search_id: str) -> list[MarkSchema]:
+        """The stars and notes of a search and of its candidates."""
+        return self._list(MarkSchema, f"/v1/searches/{_segment(search_id)}/marks")
+
+    def set_mark(self, search_id: str, body: MarkBody, arch: str | None = None) -> MarkSchema:
+        """Replace star and note of a candidate, or of the search itself (None)."""
+        candidate = "" if arch is None else f"/candidates/{_segment(arch)}"
+        return self._put(MarkSchema, f"/v1/searches/{_segment(search_id)}{candidate}/mark", body)
 
     def candidates(
         self,
@@ -321,6 +347,10 @@ class Client:
         """Events of a search after a number, oldest first; all kinds, or one such as ``status``."""
         query = {"after": after, "limit": limit, "kind": kind}
         return self._get(EventPage, f"/v1/searches/{_segment(search_id)}/events", query)
+
+    def logs(self, search_id: str, after: int = 0, limit: int = 500) -> LogPage:
+        """The log of a search in words, after an event's number, oldest first."""
+        return self._get(LogPage, f"/v1/searches/{_segment(search_id)}/logs", {"after": after, "limit": limit})
 
     def watch(self, search_id: str, after: int = 0, stop: Callable[[], bool] = lambda: False) -> Iterator[EventSchema]:
         """Events as they are appended, until the search has ended; reconnects if the connection is lost.

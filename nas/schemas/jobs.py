@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from nas.core.event_text import LogLevel
 from nas.core.lifecycle import JobStatus
 
 
@@ -59,6 +60,22 @@ class EventSchema(BaseModel):
     seq: int
     at: datetime
     body: dict[str, Any]
+
+
+class LogLine(BaseModel):
+    """An event in words."""
+
+    seq: int
+    at: datetime
+    level: LogLevel
+    text: str
+
+
+class LogPage(BaseModel):
+    """Lines of a log after an event's number, oldest first. ``last`` is the number to continue from."""
+
+    items: list[LogLine]
+    last: int
 
 
 class EventPage(BaseModel):

@@ -44,6 +44,12 @@ REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/searches/{id}/artifacts"): "read",
     ("GET", "/searches/{id}/artifacts/{arch}/{name}"): "read",
     ("GET", "/searches/{id}/events"): "read",
+    ("GET", "/searches/{id}/recommendation"): "read",
+    ("GET", "/searches/{id}/importance"): "read",
+    ("GET", "/searches/{id}/logs"): "read",
+    ("GET", "/searches/{id}/marks"): "read",
+    ("PUT", "/searches/{id}/mark"): "submit",
+    ("PUT", "/searches/{id}/candidates/{arch}/mark"): "submit",
     ("GET", "/devices"): "read",
     ("POST", "/devices"): "device",
     ("GET", "/devices/{name}"): "read",
@@ -234,10 +240,12 @@ _PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip
 _POLICIES = {
     # Responses of the API are never rendered.
     "/v1/": "default-src 'none'; frame-ancestors 'none'",
-    # FastAPI's API page loads its script and style from a CDN.
-    "/docs": "default-src 'none'; script-src https://cdn.jsdelivr.net 'unsafe-inline'; connect-src 'self'; "
-    "style-src https://cdn.jsdelivr.net 'unsafe-inline'; img-src https://fastapi.tiangolo.com data:; "
-    "frame-ancestors 'none'",
+    # The pages of the API and the documentation site have inline scripts; ReDoc starts a worker from a blob.
+    **dict.fromkeys(
+        ("/docs", "/redoc", "/help"),
+        "default-src 'none'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; connect-src 'self'; "
+        "img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:; frame-ancestors 'none'",
+    ),
     # NiceGUI's pages need inline scripts and styles; nothing is loaded from other hosts.
     "/": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' ws: wss:; worker-src 'self' blob:; "

@@ -11,9 +11,11 @@ from server.api import (
     agents,
     candidates,
     catalog,
+    decisions,
     devices,
     errors,
     health,
+    logs,
     named_data,
     onboardings,
     searches,
@@ -26,6 +28,7 @@ from server.api.limits import RequestLimitMiddleware
 from server.api.metrics import PrometheusMetrics, RequestMetricsMiddleware
 from server.api.openapi import complete_description
 from server.api.sse import EventStreams
+from server.help import add_api_pages, add_help
 from server.probes import Probe
 from server.settings import Settings
 from server.store.store import Store
@@ -44,6 +47,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
         version=version("hwnas"),
         description=_ABOUT,
         responses=errors.responses(422),
+        docs_url=None,  # see ``add_api_pages``
         redoc_url=None,
     )
     errors.install(app)
@@ -58,19 +62,13 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
     for routes in (
-        catalog,
-        searches,
-        candidates,
-        devices,
-        onboardings,
-        agents,
-        tables,
-        named_data,
-        user_models,
-        administration,
+        *(catalog, searches, candidates, decisions, logs, devices),
+        *(onboardings, agents, tables, named_data, user_models, administration),
     ):
         v1.include_router(routes.router)
     app.include_router(v1, prefix="/v1")  # a prefix of the router's own would have all routes prepared twice
     app.include_router(health.router)
+    add_api_pages(app)
+    add_help(app)
     complete_description(app)
     return app

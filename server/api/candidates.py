@@ -18,6 +18,7 @@ from nas.schemas.candidates import (
     ArtifactSchema,
     CandidateDetailSchema,
     CandidatePage,
+    ConfusionSchema,
     FrontSchema,
     ObjectiveSchema,
 )
@@ -46,12 +47,24 @@ def get_front(
     ] = None,
 ) -> Response:
     """The front of the search, that of its random baseline over the same axes, and the references."""
-    spec, front = _front(id, store, device, bound_ms, objectives)
-    device = device or (spec.device if spec.fleet is None else spec.views[0])
-    schema = _front_schema(id, spec, front, store.queries.roofline_devices(spec), device)
-    if device is None or device in spec.devices:  # what was measured elsewhere says nothing of other devices
-        schema.references = store.queries.references(id, device if spec.fleet is not None else None)
+    schema = front_schema(id, store, device, bound_ms, objectives)
     return Response(schema.model_dump_json(), media_type="application/json")  # not validated again: it may be long
+
+
+def front_schema(
+    search_id: str,
+    store: Store,
+    device: str | None = None,
+    bound_ms: float | None = None,
+    objectives: str | None = None,
+) -> FrontSchema:
+    """The fronts of a search as the API answers them. Raises NotFound, UnknownName or InvalidInput."""
+    spec, front = _front(search_id, store, device, bound_ms, objectives)
+    device = device or (spec.device if spec.fleet is None else spec.views[0])
+    schema = _front_schema(search_id, spec, front, store.queries.roofline_devices(spec), device)
+    if device is None or device in spec.devices:  # what was measured elsewhere says nothing of other devices
+        schema.references = store.queries.references(search_id, device if spec.fleet is not None else None)
+    return schema
 
 
 def _front(
@@ -95,14 +108,16 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
     spec = store.queries.search(id).spec
     space = validate.space_of(spec.space, spec.data, store)
     architecture = Arch(space.name, tuple(candidate.genes))
+    artifacts = store.queries.artifacts(id, arch)
     return CandidateDetailSchema(
         candidate=candidate,
         choices={d.name: d.choices[g] for d, g in zip(space.decisions, candidate.genes, strict=True)},
         input_shape=space.input_shape(architecture),
         layers=[summarise(layer) for layer in space.layers(architecture)],
-        artifacts=store.queries.artifacts(id, arch),
+        artifacts=artifacts,
         cells=cells_of(space, architecture),
         class_recall=store.queries.class_recall(id, arch),
+        confusion=ConfusionSchema.of(artifacts),
     )
 
 

@@ -141,9 +141,13 @@ def list_searches(
     cursor: Cursor = None,
     owner: Annotated[str | None, Query(description="Only searches of this owner")] = None,
     parent: Annotated[str | None, Query(description="Only extensions and forks of this search")] = None,
+    match: Annotated[
+        str | None, Query(description="Only searches that this can mean: the beginning of an id, or a name")
+    ] = None,
 ) -> SearchPage:
     """Your searches, newest first; for an administrator, the searches of all owners."""
-    return store.queries.searches(status, limit, cursor, owner if principal.is_admin else principal.owner, parent)
+    owner = owner if principal.is_admin else principal.owner
+    return store.queries.searches(status, limit, cursor, owner, parent, match)
 
 
 @router.get("/searches/{id}", summary="Get a search", responses=responses(404))
