@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
-from pydantic import Field, field_validator
+from pydantic import AnyHttpUrl, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 
@@ -32,7 +32,9 @@ class Settings(BaseSettings):
     (separated by spaces). Large data sets are prepared in ``data_cache``, a folder of each machine; None:
     ``data-cache`` in ``home``. At most ``streams`` event streams are open at a
     time; where tokens are needed, one client gets an eighth of them. The head of a request, and then its body, have to
-    arrive within ``request_seconds``.
+    arrive within ``request_seconds``. Each of ``webhooks`` (in the environment, separated by spaces) is told of
+    searches that have ended, signed with ``webhook_secret`` if there is one; ``public_url`` is the address in its
+    links, without it the one that this machine reaches the service by.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", env_ignore_empty=True, extra="forbid", frozen=True)
@@ -55,6 +57,9 @@ class Settings(BaseSettings):
     data_cache: Path | None = None
     streams: int = Field(default=512, ge=8)
     request_seconds: float = Field(default=20.0, gt=0)
+    webhooks: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = ()
+    webhook_secret: SecretStr | None = None
+    public_url: AnyHttpUrl | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
 
@@ -63,7 +68,7 @@ class Settings(BaseSettings):
     def _folders(cls, value: Any) -> Any:
         return tuple(part for part in value.split(os.pathsep) if part) if isinstance(value, str) else value
 
-    @field_validator("data_urls", mode="before")
+    @field_validator("data_urls", "webhooks", mode="before")
     @classmethod
     def _urls(cls, value: Any) -> Any:
         return tuple(value.split()) if isinstance(value, str) else value
@@ -98,6 +103,9 @@ class Settings(BaseSettings):
         fields = self.model_dump(mode="json", exclude_none=True)
         fields["data_roots"] = os.pathsep.join(fields["data_roots"])
         fields["data_urls"] = " ".join(fields["data_urls"])
+        fields["webhooks"] = " ".join(fields["webhooks"])
+        if self.webhook_secret is not None:
+            fields["webhook_secret"] = self.webhook_secret.get_secret_value()
         return {
             f"{self.model_config['env_prefix']}{name.upper()}": value if isinstance(value, str) else json.dumps(value)
             for name, value in fields.items()

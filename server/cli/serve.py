@@ -45,6 +45,7 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
     # Imported here, because it takes a while and a port in use should be reported at once.
     import uvicorn
 
+    from server import webhooks
     from server.api.access import requires_tokens
     from server.api.app import create_app
     from server.api.http import server_config
@@ -73,6 +74,7 @@ def _run(settings: Settings, listener: socket.socket, url: str) -> None:
         threading.Thread(
             target=_collect_garbage_hourly, args=(store, stopping), name="garbage collection", daemon=True
         ).start()
+        webhooks.start(store, settings, url, stopping)
         if settings.dispatch:
             supervisor.start()
 
