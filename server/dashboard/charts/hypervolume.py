@@ -28,12 +28,15 @@ def hypervolume_chart(history: Sequence[HypervolumeAt]) -> Options:
         _curve("baseline.estimated.hypervolume", "Random", baseline, BASELINE, "diamond", "dashed"),
     ]
     volumes = [volume for _, volume in (*search, *baseline)]
+    y_axis = value_axis("Hypervolume (estimated)", volumes, floor=0.0, ceiling=1.0, gap=44)
+    if y_axis["min"] > 0:
+        y_axis["name"] += f", axis cut below {y_axis['min']:g}"
     return {
         **base_options(),
         "legend": legend(series),
         "tooltip": tooltip(),
         "xAxis": value_axis("Evaluated candidates, each", [0.0, *(n for n, _ in search)], floor=0.0),
-        "yAxis": value_axis("Hypervolume (estimated)", volumes, floor=0.0, ceiling=1.0, gap=44),
+        "yAxis": y_axis,
         "series": series,
     }
 

@@ -15,6 +15,7 @@ SEARCH, BASELINE, BAD, PURPLE, INK, FAINT, GRID, SURFACE = (
     f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "c-purple", "ink", "ink-2", "grid", "surface")
 )
 RUN_COLOURS = (SEARCH, BASELINE, *(f"var(--c-{name})" for name in ("purple", "good", "sky", "sand")))
+STAR = "path://M50 5l13 31 34 3-26 22 8 33-29-18-29 18 8-33-26-22 34-3z"
 # A legend's icon for a line without symbols.
 _LINE_ICONS = {
     "solid": "path://M0 4h18v2H0z",
@@ -89,6 +90,36 @@ def value_axis(
         "axisLine": {"show": True, "lineStyle": {"color": GRID}},
         "axisTick": {"show": False},
         "splitLine": {"lineStyle": {"color": GRID}},
+    }
+
+
+def log_axis(title: str, values: Iterable[float], *, gap: int = 28) -> Options:
+    """A logarithmic axis that holds all positive ``values``; others cannot be drawn on it."""
+    positive = [value for value in values if value > 0]
+    low, high = (min(positive), max(positive)) if positive else (1.0, 10.0)
+    axis = value_axis(title, [], gap=gap) | {"type": "log", "min": low / 1.08, "max": high * 1.08}
+    axis.pop("interval")
+    axis["axisLabel"] = {"color": FAINT, ":formatter": "v => +v.toPrecision(3)"}
+    return axis
+
+
+def zoom() -> Options:
+    """A box to draw around what is to be enlarged, with buttons to go back, and Ctrl with the wheel."""
+    wheel = {"type": "inside", "filterMode": "none", "zoomOnMouseWheel": "ctrl", "moveOnMouseMove": False}
+    titles = {"zoom": "Zoom: draw a box", "back": "Zoom out"}
+    return {
+        "dataZoom": [{**wheel, "xAxisIndex": 0}, {**wheel, "yAxisIndex": 0}],
+        "toolbox": {
+            "right": 8,
+            "top": -4,
+            "itemSize": 13,
+            "iconStyle": {"borderColor": FAINT},
+            "feature": {
+                "dataZoom": {"filterMode": "none", "title": titles},
+                "restore": {"title": "Whole chart"},
+                "saveAsImage": {"title": "Save as picture", "type": "svg"},
+            },
+        },
     }
 
 

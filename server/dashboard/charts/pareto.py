@@ -5,146 +5,142 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Literal
 
-from nas.core.metrics import METRICS
-from nas.core.tasks import installed_tasks
-from nas.schemas.candidates import CandidateSchema, FrontSchema, ObjectiveSchema
+from nas.schemas.candidates import CandidateSchema, FrontSchema
 from server.dashboard import formatting
+from server.dashboard.charts.axes import ChartAxes, ChartAxis, ChartSettings, chart_axes, predicted_metric
+from server.dashboard.charts.error_bars import latency_intervals, quality_intervals
 from server.dashboard.charts.options import (
     BAD,
     BASELINE,
     INK,
     PURPLE,
     SEARCH,
+    STAR,
     SURFACE,
     Datum,
     Options,
     Series,
     base_options,
     legend,
+    log_axis,
     mark_line_series,
     scatter_series,
     tooltip,
     tooltip_html,
     value_axis,
+    zoom,
 )
 
-Evidence = Literal["predicted", "measured", "validation"]
-
-_ERROR_BAR = """(params, api) => {
-  const [low, high] = [2, 3].map(i => api.coord([api.value(i), api.value(1)]));
-  const line = (x1, y1, x2, y2) => ({type: 'line', shape: {x1, y1, x2, y2}, style: {stroke: 'COLOUR', lineWidth: 1.2}});
-  const cap = x => line(x, low[1] - 4, x, low[1] + 4);
-  return {type: 'group', children: [line(low[0], low[1], high[0], high[1]), cap(low[0]), cap(high[0])]};
-}"""
-
 _STATUS_SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
-_PREDICTED = {"measured_ms": "predicted_ms", "measured_share": "predicted_share"}
-
-
-def _predicted(metric: str) -> str:
-    """The metric of an objective before anything is measured."""
-    estimated = {task.tested: task.estimated for task in installed_tasks().values()}
-    return _PREDICTED.get(metric) or estimated.get(metric, metric)
+_DEFAULT_SETTINGS = ChartSettings()
 
 
 def pareto_chart(
     front: FrontSchema,
     candidates: Sequence[CandidateSchema],
-    x_objective: str = "",
-    evidence: Evidence = "measured",
-    focus: bool = False,
+    settings: ChartSettings = _DEFAULT_SETTINGS,
+    test_images: int | None = None,
 ) -> Options:
-    """The task's quality over ``x_objective`` (default: the first cost).
-
-    A front that is not ``final`` is drawn with predicted values whatever ``evidence`` says; ``validation`` shows the
-    quality that decides membership beside measured costs, so that no member is dominated. ``focus`` frames the fronts
-    rather than every candidate. Only fronts of two objectives are joined by a line: of more, a drawing is a projection.
-    """
-    y_axis = front.quality
-    x_axis = next((o for o in front.costs if o.objective == x_objective), front.costs[0])
-    measured = front.final and evidence != "predicted"
-    x_metric, y_metric = (x_axis.metric, y_axis.metric)
-    if measured and evidence == "validation":
-        y_metric = y_axis.decided_by or y_metric
-    if not measured:
-        x_metric, y_metric = _predicted(x_metric), _predicted(y_metric)
-        if not any(y_metric in c.metrics for c in candidates):
-            y_metric = "proxy_score"  # a search without a supernet has no other score until it trains architectures
-    if y_metric == "proxy_score":  # a bound on the quality does not bound a score
-        y_axis = y_axis.model_copy(update={"bound": None})
-    joined = len(front.objectives) == 2
-    draw = _measured_series if measured else _predicted_series
-    series = draw(front, candidates, x_metric, y_metric, joined)
-    series.append(_reference_series(front.references, x_metric, y_metric))
-    bounds = [_bound_mark(x_axis, "xAxis"), _bound_mark(y_axis, "yAxis")]
-    series.append(mark_line_series("bound", "Bound", [b for b in bounds if b is not None]))
-    framed = [s for s in series if not focus or any(part in s["id"] for part in (".front", ".measured", "reference"))]
+    """The task's quality over a cost, or any two metrics. ``test_images``: how many an accuracy was taken over, for its
+    error bars. Lines join the members that no other one beats on these very axes."""
+    axes = chart_axes(front, candidates, settings)
+    x, y = axes.x, axes.y
+    draw = _tested_series if axes.final and not axes.custom else _cloud_series
+    series = draw(front, candidates, axes)
+    if axes.final and not axes.custom:
+        tested = _tested(front, candidates, axes)
+        series = [*_error_bars(tested, axes, test_images), *series]
+    series.append(_reference_series(front.references, x.metric, y.metric))
+    series.append(mark_line_series("bound", "Bound", [*_bound_marks(x, "xAxis"), *_bound_marks(y, "yAxis")]))
+    series.append(_limit_series(settings.limit, x.unit))
+    framed = [
+        s for s in series if not settings.focus or any(part in s["id"] for part in (".front", ".measured", "reference"))
+    ]
     points = [datum["value"] for s in framed for datum in s["data"]]
-    intervals = [end for s in framed if s["type"] == "custom" for datum in s["data"] for end in datum["value"][2:]]
-    x_values, y_values = [p[0] for p in points] + intervals + _bounds(x_axis), [p[1] for p in points] + _bounds(y_axis)
+    ends_x = [e for s in framed if s["id"].endswith(".intervals") for d in s["data"] for e in d["value"][2:]]
+    ends_y = [e for s in framed if s["id"].endswith(".spreads") for d in s["data"] for e in d["value"][2:]]
+    x_values = [*(p[0] for p in points), *ends_x, *_present(x.bound), *_present(settings.limit)]
+    y_values = [*(p[1] for p in points), *ends_y, *_present(y.bound)]
+    ceiling = 100.0 if y.goal == "max" and y.unit == "%" else math.inf
     return {
         **base_options(),
-        "legend": legend(series),
+        **zoom(),
+        "legend": legend(series) | {"right": 90},
         "tooltip": tooltip(),
-        "xAxis": value_axis(_axis_title(x_axis, x_metric), x_values, floor=0.0),
-        "yAxis": value_axis(
-            _axis_title(y_axis, y_metric),
-            y_values,
-            floor=0.0,
-            ceiling=100.0 if y_axis.goal == "max" else math.inf,
-            gap=44,
-        ),
+        "xAxis": log_axis(x.title, x_values) if settings.log_x else value_axis(x.title, x_values, floor=0.0),
+        "yAxis": log_axis(y.title, y_values, gap=44)
+        if settings.log_y
+        else value_axis(y.title, y_values, floor=0.0, ceiling=ceiling, gap=44),
         "series": series,
     }
 
 
-def _predicted_series(
-    front: FrontSchema, candidates: Sequence[CandidateSchema], xm: str, ym: str, joined: bool
-) -> list[Series]:
-    """Clouds of candidates and the fronts through them; nothing here was measured."""
+def envelope(members: Iterable[CandidateSchema], x: ChartAxis, y: ChartAxis) -> list[CandidateSchema]:
+    """The members that no other one beats on these two axes, by ``x``."""
+    sign_x, sign_y = (1.0 if axis.goal == "min" else -1.0 for axis in (x, y))
+    placed = [c for c in members if x.metric in c.metrics and y.metric in c.metrics]
+    placed.sort(key=lambda c: (sign_x * c.metrics[x.metric].value, sign_y * c.metrics[y.metric].value))
+    best, line = math.inf, []
+    for candidate in placed:
+        loss = sign_y * candidate.metrics[y.metric].value
+        if loss < best:
+            best = loss
+            line.append(candidate)
+    return sorted(line, key=lambda c: c.metrics[x.metric].value)
+
+
+def _cloud_series(front: FrontSchema, candidates: Sequence[CandidateSchema], axes: ChartAxes) -> list[Series]:
+    """Clouds of candidates and the fronts through them."""
+    x, y = axes.x, axes.y
     clouds = {o: [c for c in candidates if c.origin == o] for o in ("search", "baseline")}
     if front.final:
         fronts = {o: [c for c in clouds[o] if c.on_front] for o in clouds}
     else:
         fronts = {"search": front.members, "baseline": front.baseline}
-    line = joined and not front.final
+    joined = not front.final and not axes.custom and len(front.objectives) == 2
     return [
-        _candidates("baseline.predicted.candidates", "Random", clouds["baseline"], xm, ym, "diamond", faint=True),
-        _candidates("search.predicted.candidates", "Search", clouds["search"], xm, ym, "circle", faint=True),
-        _front_line("baseline.predicted.front", "Random, front", fronts["baseline"], xm, ym, line, "diamond"),
-        _front_line("search.predicted.front", "Search, front", fronts["search"], xm, ym, line, "circle"),
+        _candidates("baseline.predicted.candidates", "Random", clouds["baseline"], x, y, "diamond", faint=True),
+        _candidates("search.predicted.candidates", "Search", clouds["search"], x, y, "circle", faint=True),
+        _front_line("baseline.predicted.front", "Random, front", fronts["baseline"], axes, joined, "diamond"),
+        _front_line("search.predicted.front", "Search, front", fronts["search"], axes, joined, "circle"),
     ]
 
 
-def _measured_series(
-    front: FrontSchema, candidates: Sequence[CandidateSchema], xm: str, ym: str, joined: bool
-) -> list[Series]:
-    """Measured candidates by status, the measured fronts, and faintly the predicted positions of the search's."""
+def _tested(front: FrontSchema, candidates: Sequence[CandidateSchema], axes: ChartAxes) -> list[CandidateSchema]:
+    """Candidates that were tested, and measured where the device can be measured."""
     by_key = {(c.origin, c.arch): c for c in (*candidates, *front.members, *front.baseline)}
-    measured = [c for c in by_key.values() if xm in c.metrics and ym in c.metrics and c.measurement is not None]
-    search = [c for c in measured if c.origin == "search"]
-    baseline = [c for c in measured if c.origin == "baseline"]
-    predicted_xm, predicted_ym = _predicted(xm), _predicted(ym)
+    needed = {axes.x.metric, axes.y.metric, front.quality.metric}
+    return [c for c in by_key.values() if needed <= c.metrics.keys() and c.origin != "reference"]
+
+
+def _tested_series(front: FrontSchema, candidates: Sequence[CandidateSchema], axes: ChartAxes) -> list[Series]:
+    """Tested candidates by status, their fronts, and faintly where the search had predicted its own to be."""
+    x, y = axes.x, axes.y
+    tested = _tested(front, candidates, axes)
+    search = [c for c in tested if c.origin == "search"]
+    baseline = [c for c in tested if c.origin == "baseline"]
+    joined = len(front.objectives) == 2
+    predicted_x, predicted_y = (
+        ChartAxis(predicted_metric(axis.metric), axis.kind, axis.goal, axis.unit) for axis in (x, y)
+    )
     series = [
         _candidates(
-            "search.predicted.positions", "As predicted", search, predicted_xm, predicted_ym, "circle", hollow=True
+            "search.predicted.positions", "As predicted", search, predicted_x, predicted_y, "circle", hollow=True
         ),
-        _front_line("baseline.measured.front", "Random, front", front.baseline, xm, ym, joined, "none"),
-        _front_line("search.measured.front", "Search, front", front.members, xm, ym, joined, "none"),
+        _front_line("baseline.measured.front", "Random, front", front.baseline, axes, joined, "none"),
+        _front_line("search.measured.front", "Search, front", front.members, axes, joined, "none"),
     ]
     for origin, members in (("baseline", baseline), ("search", search)):
         title, size = ("Search", 11) if origin == "search" else ("Random", 10)
-        series.append(_interval_series(f"{origin}.measured.intervals", title, members, xm, ym))
         for status, symbol in _STATUS_SYMBOLS.items():
             series.append(
                 _candidates(
                     f"{origin}.measured.{status}",
                     f"{title}, {status}",
                     [c for c in members if c.status == status],
-                    xm,
-                    ym,
+                    x,
+                    y,
                     symbol if origin == "search" or status == "violated" else "diamond",
                     BAD if status == "violated" else "",
                     size=size,
@@ -154,11 +150,22 @@ def _measured_series(
     return series
 
 
+def _error_bars(tested: Sequence[CandidateSchema], axes: ChartAxes, test_images: int | None) -> list[Series]:
+    """The 95 % intervals of measured latencies and of accuracies on test images, below all points."""
+    bars = []
+    for origin, title in (("baseline", "Random"), ("search", "Search")):
+        members = [c for c in tested if c.origin == origin]
+        colour = _origin_colour(origin)
+        bars.append(latency_intervals(f"{origin}.measured.intervals", title, members, axes, colour, _datum))
+        bars.append(quality_intervals(f"{origin}.measured.spreads", title, members, axes, colour, _datum, test_images))
+    return bars
+
+
 def _reference_series(references: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
-    """Networks that the front is compared with, with their names beside them."""
+    """Networks that the front is compared with, as stars with their names beside them."""
     plotted = [c for c in references if xm in c.metrics and ym in c.metrics]
     data = [_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in plotted]
-    series = scatter_series("reference", "References", data, "diamond", PURPLE, size=12)
+    series = scatter_series("reference", "References", data, STAR, PURPLE, size=17)
     return series | {"label": {"show": True, "position": "right", "color": INK, "fontSize": 11}, "z": 5}
 
 
@@ -166,8 +173,8 @@ def _candidates(
     series_id: str,
     name: str,
     candidates: Iterable[CandidateSchema],
-    xm: str,
-    ym: str,
+    x: ChartAxis,
+    y: ChartAxis,
     symbol: str,
     colour: str = "",
     *,
@@ -177,7 +184,7 @@ def _candidates(
 ) -> Series:
     """Candidates as points, those on the front larger. ``colour``: that of the origin if empty."""
     colour = colour or _origin_colour(series_id)
-    data = [_datum(c, xm, ym) for c in candidates if xm in c.metrics and ym in c.metrics]
+    data = [_datum(c, x.metric, y.metric) for c in candidates if x.metric in c.metrics and y.metric in c.metrics]
     if ".measured." in series_id:
         data = [d if d["front"] else {**d, "symbolSize": 0.65 * size} for d in data]
     series = scatter_series(series_id, name, data, symbol, colour, size=5 if faint else size)
@@ -189,42 +196,22 @@ def _candidates(
     return series
 
 
-def _interval_series(series_id: str, name: str, candidates: Iterable[CandidateSchema], xm: str, ym: str) -> Series:
-    """Horizontal error bars: the 95 % interval of each measured latency in ms. A datum's value is median, accuracy,
-    lower and upper end. There are none over other metrics, such as a share of a bound."""
-    data = []
-    for candidate in candidates if xm == "measured_ms" else ():
-        measurement = candidate.measurement
-        if measurement is not None and measurement.low_ms is not None and measurement.high_ms is not None:
-            datum = _datum(candidate, xm, ym)
-            data.append(datum | {"value": [*datum["value"], measurement.low_ms, measurement.high_ms]})
-    return {
-        "id": series_id,
-        "name": name,
-        "type": "custom",
-        ":renderItem": _ERROR_BAR.replace("COLOUR", _origin_colour(series_id)),
-        "encode": {"x": [0, 2, 3], "y": 1},
-        "data": data,
-        "animation": False,
-        "silent": True,  # the pointer meets the point
-        "clip": True,
-        "z": 1,
-    }
-
-
 def _front_line(
-    series_id: str, name: str, members: Sequence[CandidateSchema], xm: str, ym: str, joined: bool, symbol: str
+    series_id: str, name: str, members: Sequence[CandidateSchema], axes: ChartAxes, joined: bool, symbol: str
 ) -> Series:
-    """The members of a front. A predicted front is a step function: what is reachable within so much cost. The members
-    of a measured front were selected on validation data, so their test accuracies need not rise, and are merely
-    joined."""
-    data = sorted((_datum(c, xm, ym) for c in members if xm in c.metrics and ym in c.metrics), key=lambda d: d["value"])
+    """What a front reaches: a step function through the members that no other one beats on these axes. With symbols,
+    and where the axes are other metrics, all members are points of it."""
+    placed = envelope(members, axes.x, axes.y) if joined else members
+    data = sorted(
+        (_datum(c, axes.x.metric, axes.y.metric) for c in placed if {axes.x.metric, axes.y.metric} <= c.metrics.keys()),
+        key=lambda d: d["value"],
+    )
     colour = _origin_colour(series_id)
     return {
         "id": series_id,
         "name": name,
         "type": "line",
-        "step": "end" if ".predicted." in series_id else False,
+        "step": "end",
         "symbol": symbol,
         "symbolSize": 9,
         "showAllSymbol": True,
@@ -264,22 +251,24 @@ def _datum(candidate: CandidateSchema, xm: str, ym: str) -> Datum:
     }
 
 
-def _bound_mark(axis: ObjectiveSchema, key: str) -> Datum | None:
+def _bound_marks(axis: ChartAxis, key: str) -> list[Datum]:
     if axis.bound is None:
-        return None
+        return []
     text = f"bound {axis.bound:g} {axis.unit}".strip()
-    return {key: axis.bound, "label": {"formatter": text, "position": "end", "color": BAD}}
+    return [{key: axis.bound, "label": {"formatter": text, "position": "end", "color": BAD}}]
 
 
-def _bounds(axis: ObjectiveSchema) -> list[float]:
-    return [] if axis.bound is None else [axis.bound]
+def _limit_series(limit: float | None, unit: str) -> Series:
+    """The bound that the reader tries, as a line of its own; always there, so that the chart is merged and keeps its
+    zoom."""
+    marks = []
+    if limit is not None:
+        text = f"tried: {formatting.significant(limit)} {unit}".strip()
+        marks = [{"xAxis": limit, "label": {"formatter": text, "position": "insideEndTop", "color": PURPLE}}]
+    series = mark_line_series("limit", "Tried bound", marks)
+    series["markLine"]["lineStyle"] = {"color": PURPLE, "type": "solid", "width": 2}
+    return series
 
 
-def _axis_title(axis: ObjectiveSchema, metric: str) -> str:
-    kind = METRICS[metric].kind if metric in METRICS and metric != axis.metric else axis.kind
-    name = formatting.label(metric)
-    unit = METRICS[metric].unit if metric in METRICS else axis.unit
-    details = [unit] if unit else []
-    if kind not in name.lower():
-        details.append(kind)
-    return f"{name} ({', '.join(details)})" if details else name
+def _present(value: float | None) -> list[float]:
+    return [] if value is None else [value]

@@ -5,39 +5,29 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
-from nicegui import ui
-from nicegui.events import EChartPointClickEventArguments
+from nicegui import events, ui
 
-from nas.core.tasks import task_of_objective
+from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard.chart_view import labelled_chart, replace_options
-from server.dashboard.charts.pareto import Evidence, pareto_chart
+from server.dashboard.charts.axes import ChartAxes, ChartSettings, Evidence, chart_axes, metric_kinds
+from server.dashboard.charts.bound_handle import draggable_bound
+from server.dashboard.charts.pareto import pareto_chart
 from server.dashboard.elements import div, heading, kind_chip, text
-from server.dashboard.front_text import membership_note
+from server.dashboard.front_text import front_caption, limit_text
 from server.dashboard.search.view_model import candidate_url
 
 _TOGGLE_PROPS = "no-caps unelevated dense padding='2px 10px'"
 
 
 @dataclass(frozen=True)
-class ChartSettings:
-    """The reader's choices: the objective of the horizontal axis (empty: the first), evidence, and framing."""
-
-    x_objective: str = ""
-    evidence: Evidence = "measured"
-    focus: bool = False
-
-
-@dataclass(frozen=True)
 class _ChartIdentity:
     """What the axes mean: a chart with another meaning is created anew, otherwise its data are replaced."""
 
-    final: bool
     device: str | None
-    metrics: tuple[str, ...]
-    x_objective: str
-    evidence: Evidence
+    axes: ChartAxes
+    log: tuple[bool, bool]
 
 
 class FrontCard:
@@ -68,22 +58,27 @@ class FrontCard:
         search, front, settings = self._search, self._front, self._settings
         assert search is not None
         assert front is not None
-        options = pareto_chart(front, self._candidates, settings.x_objective, settings.evidence, settings.focus)
-        metrics = tuple(o.metric for o in front.objectives)
-        identity = _ChartIdentity(front.final, front.device, metrics, settings.x_objective, settings.evidence)
+        test = search.data.splits.get("test") if search.data is not None else None
+        options = pareto_chart(front, self._candidates, settings, test.images if test is not None else None)
+        axes = chart_axes(front, self._candidates, settings)
+        identity = _ChartIdentity(front.device, axes, (settings.log_x, settings.log_y))
         if identity == self._identity and self._chart is not None:
             replace_options(self._chart, options)
+            self._limit_text.set_text(limit_text(front, axes, settings.limit))
             return
         self._identity = identity
         self._box.clear()
         with self._box:
-            self._draw_head(search, front)
-            label = "Accuracy over cost of the candidates of the search and of random search"
+            self._draw_head(search, front, axes)
+            label = f"{axes.y.title} over {axes.x.title} of the candidates of the search and of random search"
             self._chart = labelled_chart(options, "chart pareto", label)
             self._chart.on_point_click(self._open_candidate)
-            text(_caption(front, settings.evidence), "small muted")
+            text(front_caption(front, axes, settings), "small muted")
+            self._draw_options(axes)
+            if axes.x.goal == "min":
+                draggable_bound(self._chart, self._try_bound)
 
-    def _draw_head(self, search: SearchSchema, front: FrontSchema) -> None:
+    def _draw_head(self, search: SearchSchema, front: FrontSchema, axes: ChartAxes) -> None:
         settings = self._settings
         with div("card-head"):
             heading("Pareto front", 2)
@@ -97,13 +92,41 @@ class FrontCard:
             if len(costs) > 1:
                 objective = settings.x_objective or next(iter(costs))
                 objectives = ui.toggle(costs, value=objective).props(_TOGGLE_PROPS)
-                objectives.on_value_change(lambda e: self._change(replace(self._settings, x_objective=e.value)))
+                objectives.on_value_change(lambda e: self._change(x_objective=e.value, x_metric="", limit=None))
             if front.final:
-                names = {"measured": "Measured", "validation": "By validation", "predicted": "As predicted"}
-                evidence = ui.toggle(names, value=settings.evidence).props(_TOGGLE_PROPS)
-                evidence.on_value_change(lambda e: self._change(replace(self._settings, evidence=e.value)))
+                evidence = ui.toggle(_evidence_names(front), value=settings.evidence).props(_TOGGLE_PROPS)
+                evidence.on_value_change(lambda e: self._change(evidence=e.value, x_metric="", y_metric=""))
             focus = ui.switch("Zoom to fronts", value=settings.focus).props("dense")
-            focus.on_value_change(lambda e: self._change(replace(self._settings, focus=e.value)))
+            focus.on_value_change(lambda e: self._change(focus=e.value))
+
+    def _draw_options(self, axes: ChartAxes) -> None:
+        """Other metrics on the axes, logarithms, and a bound to try: by keyboard as well as by dragging."""
+        settings = self._settings
+        names = {name: METRICS[name].label for name in metric_kinds(self._candidates)}
+        with div("fold", "details") as fold:
+            if axes.custom or settings.limit is not None or settings.log_x or settings.log_y:
+                fold.props("open")
+            text("Axes and bound", tag="summary")
+            with div("flow controls"):
+                for label, field, metric in (("Across", "x_metric", axes.x.metric), ("Up", "y_metric", axes.y.metric)):
+                    choice = ui.select(names, value=metric if metric in names else None, label=label)
+                    choice.props("outlined dense").classes("decision")
+                    choice.on_value_change(lambda e, field=field: self._change(**{field: e.value}))
+                for label, field, on in (
+                    ("Log across", "log_x", settings.log_x),
+                    ("Log up", "log_y", settings.log_y),
+                ):
+                    switch = ui.switch(label, value=on).props("dense")
+                    switch.on_value_change(lambda e, field=field: self._change(**{field: e.value}))
+                if axes.x.goal == "min":
+                    bound = ui.number(
+                        f"Try a bound ({axes.x.unit or 'count'})", value=settings.limit, min=0, format="%g"
+                    )
+                    bound.props("outlined dense clearable debounce=400").classes("decision")
+                    bound.on_value_change(lambda e: self._change(limit=e.value or None))
+                    self._limit_field = bound
+        assert self._front is not None
+        self._limit_text = text(limit_text(self._front, axes, settings.limit), "small strong").props('role="status"')
 
     def _draw_device_select(self, search: SearchSchema, front: FrontSchema) -> None:
         worst_case = {"": "Worst case"} if None in search.spec.views else {}
@@ -112,45 +135,22 @@ class FrontCard:
             "outlined dense aria-label='device'"
         )
 
-    def _change(self, settings: ChartSettings) -> None:
-        self._settings = settings
-        self._draw()
+    def _change(self, **fields: str | bool | float | None) -> None:
+        settings = replace(self._settings, **fields)  # type: ignore[arg-type]
+        if settings != self._settings:
+            self._settings = settings
+            self._draw()
 
-    def _open_candidate(self, event: EChartPointClickEventArguments) -> None:
+    def _try_bound(self, limit: float) -> None:
+        self._limit_field.set_value(float(f"{limit:.4g}"))
+
+    def _open_candidate(self, event: events.EChartPointClickEventArguments) -> None:
         if isinstance(event.data, dict) and "arch" in event.data:
             ui.navigate.to(candidate_url(self._search_id, event.data["arch"], event.data["origin"]))
 
 
-def _title(front: FrontSchema) -> str:
-    """The task's quality for people: ``accuracy``."""
-    task = task_of_objective(front.quality.objective)
-    return task.quality.title if task is not None else front.quality.objective
-
-
-def _caption(front: FrontSchema, evidence: Evidence) -> str:
-    if front.final and evidence == "measured":
-        caption = (
-            "Filled marks: measured on the device and on test data, with the 95 % interval of the latency; front "
-            "members are larger. Hollow circles: the search's predictions."
-        )
-    elif front.final and evidence == "validation":
-        caption = (
-            f"Measured costs over the {_title(front)} that members are chosen by: no member is dominated in all "
-            "objectives."
-        )
-    elif front.final:
-        caption = "All candidates as the search predicted them; larger marks are on the final front."
-    elif any(o.metric == "proxy_score" for o in front.objectives):
-        caption = (
-            "Latency is predicted. Zero-cost scores rank architectures for training; they are no estimates of "
-            f"{_title(front)}."
-        )
-    else:
-        caption = (
-            f"Latency is predicted and {_title(front)} estimated with shared weights; front members will be measured."
-        )
-    if front.final and evidence == "measured" and (note := membership_note(front)):
-        caption += f" {note}"
-    if len(front.objectives) > 2:
-        caption += f" The front has {len(front.objectives)} objectives; this is a projection on two of them."
-    return f"{caption} Click a mark to open its candidate."
+def _evidence_names(front: FrontSchema) -> dict[Evidence, str]:
+    """What can be shown of a final front; nothing is called measured where only figures of the device are known."""
+    measured = any(o.objective == "latency" and o.kind == "measured" for o in front.objectives)
+    tested = "Measured" if measured else "Tested"
+    return {"measured": tested, "validation": "By validation", "predicted": "As predicted"}

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from nas.client import Client
 from nas.core.drift import Drift
 from nas.core.events import Traced
 from nas.core.lifecycle import ALLOWED_STATUSES, STATUSES, JobStatus
+from nas.core.measures import MetricKind
 from nas.core.metrics import METRICS
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema, FrontSchema
@@ -26,13 +28,16 @@ from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
 from server.dashboard import formatting
 from server.dashboard.candidate.architecture_svg import architecture_svg, blocks, is_used
+from server.dashboard.charts.axes import ChartSettings, Evidence, chart_axes
 from server.dashboard.charts.comparison import comparison_chart
 from server.dashboard.charts.drift import drift_chart
+from server.dashboard.charts.error_bars import share_interval
 from server.dashboard.charts.hypervolume import hypervolume_chart
 from server.dashboard.charts.options import BAD, SURFACE, Options, nice_range
-from server.dashboard.charts.pareto import pareto_chart
+from server.dashboard.charts.pareto import envelope, pareto_chart
 from server.dashboard.charts.predictor import predictor_chart
 from server.dashboard.charts.relaxation import by_run, operation_weights_chart, reading_charts
+from server.dashboard.front_text import front_caption, limit_text
 from server.dashboard.search.event_log import EventHistory
 from server.dashboard.search.status_text import explain, last_interruption, status_periods
 from server.dashboard.search_actions import ACTIONS
@@ -154,7 +159,7 @@ def test_final_axes_are_measured_and_predicted_positions_faint_and_hollow(finish
 
 
 def test_final_chart_can_be_seen_as_predicted(finished: SearchResources) -> None:
-    options = pareto_chart(finished.front, finished.candidates, evidence="predicted")
+    options = pareto_chart(finished.front, finished.candidates, ChartSettings(evidence="predicted"))
     assert options["xAxis"]["name"] == "Predicted latency (ms)"
     assert not [i for i in series(options) if "measured" in i]
     assert len(series(options)["search.predicted.candidates"]["data"]) == sum(
@@ -169,7 +174,101 @@ def test_baseline_and_its_front_are_on_the_chart(service: ServiceResources, name
     baseline = [s for i, s in by_id.items() if i.startswith("baseline")]
     assert sum(len(s["data"]) for s in baseline if s["type"] == "scatter") > 0
     front = next(s for i, s in by_id.items() if i.startswith("baseline") and i.endswith(".front"))
-    assert len(front["data"]) == len(search.front.baseline)
+    axes = chart_axes(search.front, search.candidates, ChartSettings())
+    non_dominated = envelope(search.front.baseline, axes.x, axes.y)
+    assert [d["arch"] for d in front["data"]] == [c.arch for c in non_dominated]
+    assert len(non_dominated) > 1
+    if not search.front.final:
+        assert len(non_dominated) == len(search.front.baseline)
+
+
+def test_lines_are_lower_envelopes_in_every_mode(finished: SearchResources) -> None:
+    for evidence in ("measured", "validation"):
+        series_by_id = series(pareto_chart(finished.front, finished.candidates, ChartSettings(evidence=evidence)))
+        for origin in ("search", "baseline"):
+            values = [d["value"] for d in series_by_id[f"{origin}.measured.front"]["data"]]
+            assert len(values) > 1
+            assert all(x < next_x and y < next_y for (x, y), (next_x, next_y) in pairwise(values))
+
+
+def unmeasured(search: SearchResources, kind: MetricKind) -> tuple[FrontSchema, list[CandidateSchema]]:
+    """The search as it is on a device on which nothing can be measured: known by a table, or by peak figures."""
+
+    def as_known(candidate: CandidateSchema) -> CandidateSchema:
+        metrics = {n: m for n, m in candidate.metrics.items() if n != "measured_ms"}
+        metrics = {n: m.model_copy(update={"kind": kind} if n.endswith("_ms") else {}) for n, m in metrics.items()}
+        return candidate.model_copy(update={"metrics": metrics, "measurement": None, "status": "unverified"})
+
+    front = search.front
+    objectives = [
+        o.model_copy(update={"metric": "predicted_ms", "label": "Predicted latency", "kind": kind})
+        if o.metric == "measured_ms"
+        else o
+        for o in front.objectives
+    ]
+    changed = {name: [as_known(c) for c in getattr(front, name)] for name in ("members", "baseline")}
+    return front.model_copy(update={"objectives": objectives, **changed}), [as_known(c) for c in search.candidates]
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"),
+    [("predicted", "Predicted latency (ms)"), ("estimated", "Calculated latency (ms, by formula)")],
+    ids=["table", "roofline"],
+)
+@pytest.mark.parametrize("evidence", ["measured", "validation", "predicted"])
+def test_every_kind_of_device_has_points_and_true_titles_in_every_mode(
+    finished: SearchResources, kind: MetricKind, title: str, evidence: Evidence
+) -> None:
+    front, candidates = unmeasured(finished, kind)
+    settings = ChartSettings(evidence=evidence)
+    options = pareto_chart(front, candidates, settings)
+    assert options["xAxis"]["name"] == title
+    archs = {d["arch"] for s in options["series"] if s["type"] == "scatter" for d in s["data"]}
+    assert {c.arch for c in front.members} <= archs
+    caption = front_caption(front, chart_axes(front, candidates, settings), settings)
+    assert "measured on the device" not in caption
+    if evidence != "predicted":
+        assert ("by a formula" in caption) == (kind == "estimated")
+
+
+def test_any_two_metrics_and_logarithms(finished: SearchResources) -> None:
+    settings = ChartSettings(x_metric="params", y_metric="upper_ms", log_x=True)
+    options = pareto_chart(finished.front, finished.candidates, settings)
+    assert (options["xAxis"]["name"], options["yAxis"]["name"]) == (
+        "Parameters (exact)",
+        "95 % upper bound (ms, predicted)",
+    )
+    assert options["xAxis"]["type"] == "log"
+    archs = {d["arch"] for s in options["series"] for d in s["data"]}
+    assert archs == {c.arch for c in finished.candidates}
+    assert all(0 < options["xAxis"]["min"] < d["value"][0] for s in options["series"] for d in s["data"])
+    assert series(options)["bound"]["markLine"]["data"] == []
+
+
+def test_accuracies_of_members_have_error_bars_by_the_number_of_test_images(finished: SearchResources) -> None:
+    low, high = share_interval(90.0, 1000)
+    assert (low, high) == (pytest.approx(87.99, abs=0.01), pytest.approx(91.71, abs=0.01))
+    assert share_interval(100.0, 50)[1] == pytest.approx(100.0)
+    few, many = (
+        series(pareto_chart(finished.front, finished.candidates, test_images=n))["search.measured.spreads"]["data"]
+        for n in (100, 10_000)
+    )
+    tested = [c for c in finished.front.members if "test_accuracy" in c.metrics and "measured_ms" in c.metrics]
+    assert len(few) == len(many) == len(tested) > 1
+    assert all(a["value"][2] < b["value"][2] < b["value"][1] < b["value"][3] for a, b in zip(few, many, strict=True))
+    assert series(pareto_chart(finished.front, finished.candidates))["search.measured.spreads"]["data"] == []
+
+
+def test_a_tried_bound_is_a_line_and_says_what_it_leaves(finished: SearchResources) -> None:
+    front = finished.front
+    latencies = sorted(c.metrics["measured_ms"].value for c in front.members if "measured_ms" in c.metrics)
+    settings = ChartSettings(limit=latencies[1])
+    options = pareto_chart(front, finished.candidates, settings)
+    assert series(options)["limit"]["markLine"]["data"][0]["xAxis"] == latencies[1]
+    axes = chart_axes(front, finished.candidates, settings)
+    assert f"2 of {len(latencies)} members remain" in limit_text(front, axes, latencies[1])
+    assert "no member of the front remains" in limit_text(front, axes, latencies[0] / 2)
+    assert limit_text(front, axes, None) == ""
 
 
 @pytest.mark.parametrize("name", [FINISHED, RUNNING], ids=["final", "running"])
@@ -230,8 +329,8 @@ def test_measured_latencies_have_error_bars_within_the_axes(three: SearchResourc
 
 def test_error_bars_are_drawn_over_measured_latency_only(three: SearchResources, running: SearchResources) -> None:
     for options in (
-        pareto_chart(three.front, three.candidates, "macs"),
-        pareto_chart(three.front, three.candidates, evidence="predicted"),
+        pareto_chart(three.front, three.candidates, ChartSettings("macs")),
+        pareto_chart(three.front, three.candidates, ChartSettings(evidence="predicted")),
         pareto_chart(running.front, running.candidates),
     ):
         assert not [d for i, s in series(options).items() if i.endswith(".intervals") for d in s["data"]]
@@ -257,7 +356,7 @@ def test_all_points_lie_within_the_axes_and_focus_narrows_them(running: SearchRe
         for d in s["data"]:
             assert wide["xAxis"]["min"] <= d["value"][0] <= wide["xAxis"]["max"]
             assert wide["yAxis"]["min"] <= d["value"][1] <= wide["yAxis"]["max"]
-    near = pareto_chart(search.front, search.candidates, focus=True)
+    near = pareto_chart(search.front, search.candidates, ChartSettings(focus=True))
     assert near["xAxis"]["max"] - near["xAxis"]["min"] < wide["xAxis"]["max"] - wide["xAxis"]["min"]
 
 
@@ -272,7 +371,7 @@ def test_every_datum_names_its_candidate_for_hover_and_click(finished: SearchRes
 def test_more_than_two_objectives_are_a_projection_without_a_line(three: SearchResources) -> None:
     front, points = three.front, three.candidates
     for x, title in (("latency", "Measured latency (ms)"), ("macs", "MACs (exact)")):
-        options = pareto_chart(front, points, x)
+        options = pareto_chart(front, points, ChartSettings(x))
         assert options["xAxis"]["name"] == title
         assert series(options)["search.measured.front"]["data"] == []
 
@@ -300,6 +399,12 @@ def test_hypervolume_has_search_and_baseline_at_equal_evaluations(running: Searc
     assert [d["value"][1] for d in search_series["data"]] == [h.search for h in view.hypervolume_history]
     assert search_series["lineStyle"]["type"] != baseline_series["lineStyle"]["type"]
     assert search_series["symbol"] != baseline_series["symbol"]
+    y_axis = hypervolume_chart(view.hypervolume_history)["yAxis"]
+    assert y_axis["min"] > 0
+    assert f"axis cut below {y_axis['min']:g}" in y_axis["name"]
+    low = [replace(h, search=0.02 * (h.evaluations > 40), baseline=0.0) for h in view.hypervolume_history]
+    y_axis = hypervolume_chart(low)["yAxis"]
+    assert (y_axis["min"], y_axis["name"]) == (0.0, "Hypervolume (estimated)")
 
 
 def test_predictor_chart_separates_architectures_above_their_bound(service: ServiceResources) -> None:
