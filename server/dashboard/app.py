@@ -15,6 +15,8 @@ from nas.client import Client
 from nas.core.errors import NotFound
 from nas.schemas.common import ErrorSchema
 from server.dashboard.candidate.page import candidate_page
+from server.dashboard.compare.networks_page import compare_networks_page
+from server.dashboard.compare.searches_page import compare_searches_page
 from server.dashboard.data_sets.list_page import data_sets_page
 from server.dashboard.data_sets.page import data_set_page
 from server.dashboard.devices.compare_page import compare_page
@@ -95,6 +97,16 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     @sessions.page
     async def compare(client: Client, a: str = "", b: str = "", space: str = "") -> None:
         await compare_page(client, a, b, space)
+
+    @ui.page("/compare/searches")
+    @sessions.page
+    async def compare_searches(client: Client, ids: str = "") -> None:
+        await compare_searches_page(client, ids)
+
+    @ui.page("/compare/networks")
+    @sessions.page
+    async def compare_networks(client: Client, a: str = "", b: str = "") -> None:
+        await compare_networks_page(client, a, b)
 
     @ui.page("/service")
     @sessions.page

@@ -112,7 +112,7 @@ def not_found_card(message: str) -> None:
 
 def code_block(content: str) -> None:
     """Text in a fixed-width font."""
-    text(content, "code mono", "pre")
+    text(content, "code mono", "pre").props('tabindex="0" role="region" aria-label="code"')  # it scrolls by keyboard
 
 
 def breadcrumbs(*steps: tuple[str, str]) -> None:

@@ -18,7 +18,7 @@ from server.dashboard.service_calls import call_service
 HEADER_REFRESH_S = 5.0
 _NAVIGATION = (
     *(("Searches", "/"), ("Devices", "/devices"), ("Data", "/data"), ("Models", "/models")),
-    *(("New search", "/submit"), ("Service", "/service")),
+    *(("Compare", "/compare/searches"), ("New search", "/submit"), ("Service", "/service")),
 )
 _THEMES = {"auto": None, "light": False, "dark": True}
 _THEME_ICONS = {"auto": "brightness_auto", "light": "light_mode", "dark": "dark_mode"}

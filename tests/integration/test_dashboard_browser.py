@@ -12,7 +12,10 @@ import yaml
 from nas.client import Client
 from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import SearchSpec, parse_spec
+from nas.core.spoken_names import spoken_name
 from nas.schemas.candidates import CandidateSchema
+from nas.schemas.marks import MarkBody
+from nas.schemas.recommendations import RecommendationRule
 from tests.support.browsing import MARKS, ServedDashboard, served
 from tests.support.seeded_dashboard import CANCELLED, FAILED, FINISHED, RUNNING
 
@@ -161,18 +164,78 @@ def test_table_filters_sorts_and_opens_a_candidate(page: Any, dashboard: ServedD
     expect(header).to_contain_text("ms")
     expect(header).to_contain_text("measured")
     page.get_by_role("checkbox", name="Front only").click()
-    front = [c for c in candidates(dashboard, finished) if c.on_front]
+    front = [c for c in candidates(dashboard, finished) if c.on_front and c.origin == "search"]
     expect(page.locator(".nets .q-table__bottom")).to_contain_text(f"of {len(front)}")
     header.click()
-    cells = rows.locator("td:nth-child(8)")
+    column = header.evaluate("cell => cell.cellIndex + 1")
+    cells = rows.locator(f"td:nth-child({column})")
     expect(cells.first).not_to_have_text("–")
     fastest = min(c.metrics["measured_ms"].value for c in front)
     expect(cells.first).to_have_text(f"{fastest:.3g}")
-    arch = rows.first.locator("a").inner_text()
+    name, arch = rows.first.locator("a").inner_text(), rows.first.locator(".mono").inner_text()
+    assert name == spoken_name(arch)
+    page.get_by_label("find").fill(name)
+    expect(rows).to_have_count(1)
     page.get_by_label("find").fill(arch[:6])
     expect(rows).to_have_count(1)
-    rows.first.locator("td").nth(4).click()
+    rows.first.locator("td").nth(3).click()
     page.wait_for_url(f"**/candidates/{arch}*")
+
+
+def test_table_parts_origins_chooses_columns_and_exports(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    table = page.locator(".nets")
+    expect(table.locator("tbody tr")).to_have_count(15)
+    assert table.evaluate("box => box.querySelector('.q-table__middle').scrollWidth <= box.clientWidth + 1")
+    expect(table.locator("th", has_text="upper bound")).to_have_count(0)
+    page.get_by_role("button", name="Columns").click()
+    page.get_by_role("checkbox", name="95 % upper bound", exact=True).click()
+    expect(table.locator("th", has_text="upper bound")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name=re.compile("Random baseline")).click()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="CSV").click()
+    rows = download.value.path().read_text().splitlines()
+    baseline = [c for c in candidates(dashboard, finished) if c.origin == "baseline"]
+    assert len(rows) == 1 + len(baseline)
+    assert all(",baseline," in row for row in rows[1:])
+
+
+def test_finished_search_says_which_network_to_ship(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    card = page.locator(".card", has=page.get_by_role("heading", name="Which network should I ship?"))
+    with Client(dashboard.url) as nas:
+        within = nas.recommendation(finished)
+        best = nas.recommendation(finished, RecommendationRule(rule="best"))
+    assert within.name is not None
+    expect(card.locator(".recommended")).to_have_text(within.name)
+    expect(card).to_contain_text("within 0.5 points of the best")
+    expect(card).to_contain_text("kept, so it is verified")
+    expect(card.locator("pre")).to_contain_text("onnxruntime.InferenceSession")
+    expect(card.get_by_role("link", name=re.compile("Download"))).to_have_attribute("href", re.compile("/artifacts/"))
+    card.get_by_role("combobox", name="Rule").click()
+    page.get_by_role("option", name="Best quality").click()
+    expect(card.locator(".recommended")).to_have_text(str(best.name))
+    slider = card.get_by_role("slider", name="Measured latency at most")
+    for _ in range(5):
+        slider.locator("[tabindex='0']").press("PageDown")
+    expect(card).to_contain_text("Measured latency at most: 0.")
+    expect(card).not_to_contain_text("No network to recommend")
+    expect(card.locator(".recommended")).not_to_have_text(str(best.name))
+
+
+def test_stars_and_notes_are_written_on_the_page(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    page.get_by_role("button", name="star", exact=True).first.click()
+    expect(page.get_by_role("button", name="remove the star").first).to_be_visible()
+    page.get_by_role("button", name="Note").first.click()
+    page.get_by_role("dialog").get_by_label("Note").fill("shown to the board")
+    page.get_by_role("button", name="Save").click()
+    expect(page.get_by_text("shown to the board")).to_be_visible()
+    page.goto(dashboard.url)
+    expect(page.locator("a.lrow", has_text="shown to the board").get_by_label("starred")).to_be_visible()
+    with Client(dashboard.url) as nas:
+        nas.set_mark(finished, MarkBody())
 
 
 def test_form_shows_the_spec_keeps_its_input_and_submits(page: Any, full: str) -> None:

@@ -5,22 +5,29 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
+from nicegui import ui
+
 from nas.client import Client
 from nas.core.device import MeasurementProtocol
 from nas.core.errors import NotFound
 from nas.core.metrics import METRICS
-from nas.core.tasks import installed_tasks
-from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema
+from nas.core.spoken_names import spoken_name
+from nas.schemas.administration import PrincipalSchema
+from nas.schemas.candidates import CandidateDetailSchema
 from nas.schemas.devices import DeviceSchema
+from nas.schemas.marks import MarkSchema
 from nas.schemas.searches import SearchSchema
-from server.dashboard import formatting
 from server.dashboard.candidate.architecture_card import draw_architecture, draw_cells, draw_choices
 from server.dashboard.candidate.architecture_svg import blocks, shape_text
+from server.dashboard.candidate.class_figures import draw_class_figures, draw_confusion
 from server.dashboard.candidate.measurement_card import draw_devices, draw_measurement
+from server.dashboard.compare_links import networks_url
 from server.dashboard.download_link import download_link
 from server.dashboard.elements import badge, breadcrumbs, div, heading, metric_stat, text
 from server.dashboard.layout import page_layout
+from server.dashboard.marks import MarkEditor, mark_of
 from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.permissions import may_submit
 from server.dashboard.polling import Poller
 
 
@@ -31,6 +38,8 @@ class CandidateSnapshot:
     search: SearchSchema
     detail: CandidateDetailSchema
     devices: tuple[DeviceSchema, ...]
+    marks: tuple[MarkSchema, ...]
+    principal: PrincipalSchema
 
     @property
     def protocol(self) -> MeasurementProtocol | None:
@@ -52,13 +61,15 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
         for name in search.spec.devices:
             with suppress(NotFound):  # removed since; the measurement still names its protocol
                 devices.append(client.device(name))
-        return CandidateSnapshot(search, detail, tuple(devices))
+        return CandidateSnapshot(search, detail, tuple(devices), tuple(client.marks(search_id)), client.me())
 
     with page_layout(client, f"Candidate {arch}", "") as shell:
+        mark = MarkEditor(client, search_id, arch)
         page = MemoizedView(_draw)
 
         def draw(snapshot: CandidateSnapshot) -> None:
             search = snapshot.search
+            mark.show(mark_of(snapshot.marks, arch), editable=may_submit(snapshot.principal))
             page.show(search.spec.name, search.id, snapshot.detail, snapshot.protocol)
 
         await Poller(shell, fetch, draw, lambda _: False).start()
@@ -77,13 +88,16 @@ def _draw(
             origins = {"search": "proposed by the search", "baseline": "drawn by the random baseline"}
             origin = origins.get(candidate.origin, f"reference: {candidate.name}")
             on_front = "on the front" if candidate.on_front else "not on the front"
-            text(f"{origin}, {on_front}; input {shape_text(detail.input_shape)}", "small muted")
+            with div("flow small muted"):
+                text(spoken_name(candidate.arch), "spoken", "span")
+                text(f"{origin}, {on_front}; input {shape_text(detail.input_shape)}", tag="span")
+                ui.link("Compare with another", networks_url(f"{search_id}/{candidate.arch}", ""))
         with div("card"), div("figures"):
             for name in (n for n in METRICS if n in candidate.metrics and n != "val_loss"):
                 metric_stat(name, candidate.metrics[name])
         if candidate.devices:
             draw_devices(candidate)
-        _draw_class_figures(candidate, detail.class_recall)
+        _draw_classes(detail)
         architecture = blocks(detail.layers, detail.choices)
         draw_cells(detail.cells)
         draw_architecture(architecture, detail)
@@ -93,20 +107,11 @@ def _draw(
         draw_choices(architecture, detail.choices)
 
 
-def _draw_class_figures(candidate: CandidateSchema, figures: dict[str, float | None]) -> None:
-    """The figures that the candidate's task has by class on test images, the worst class first."""
-    task = next((t for t in installed_tasks().values() if t.tested in candidate.metrics and t.by_class), None)
-    if not figures or task is None:
-        return
-    name = task.by_class.replace("_", " ")
-    with div("card stack"):
-        heading(f"{name[0].upper()}{name[1:]} by class", 2)
-        text(f"{name[0].upper()}{name[1:]} of the exported network on test images, the lowest first.", "small muted")
-        with div("scroll"), div("plain", "table"):
-            for name, value in sorted(figures.items(), key=lambda item: -1.0 if item[1] is None else item[1]):
-                with div("", "tr"):
-                    text(name, tag="td")
-                    text("no images" if value is None else formatting.quantity(value, "%"), "num", "td")
+def _draw_classes(detail: CandidateDetailSchema) -> None:
+    if detail.class_recall or detail.confusion is not None:
+        with div("card"), div("by-class"):
+            draw_class_figures(detail.candidate, detail.class_recall)
+            draw_confusion(detail.confusion)
 
 
 def _draw_downloads(detail: CandidateDetailSchema) -> None:

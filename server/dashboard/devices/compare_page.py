@@ -15,6 +15,7 @@ from nas.schemas.predictors import PredictorCardSchema
 from server.dashboard import formatting
 from server.dashboard.chart_view import labelled_chart
 from server.dashboard.charts.comparison import comparison_chart
+from server.dashboard.compare_links import draw_tabs
 from server.dashboard.elements import breadcrumbs, div, heading, stat, text
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -54,6 +55,7 @@ async def compare_page(client: Client, first: str, second: str, space: str) -> N
     with page_layout(client, "Compare devices", "/devices") as shell:
         breadcrumbs(("Devices", "/devices"), ("Side by side", ""))
         heading("Two devices side by side")
+        draw_tabs("Devices")
         selects = MemoizedView(draw_selects)
         problem = problem_view("These two devices cannot be compared")
         body = MemoizedView(_draw, "stack")

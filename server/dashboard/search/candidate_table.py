@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from nas.core.events import Origin
 from nas.core.measures import MetricKind
 from nas.core.metrics import METRICS, SHARES
+from nas.core.spoken_names import spoken_name
 from nas.core.tasks import installed_tasks
 from nas.schemas.candidates import CandidateSchema
+from nas.schemas.marks import MarkBody, MarkSchema
 from server.dashboard.elements import div, heading, text
+from server.dashboard.marks import mark_of
+from server.dashboard.search.candidate_export import ExportFormat, export_text
 from server.dashboard.search.view_model import candidate_url
 
 _COST_COLUMNS = (
@@ -40,18 +46,25 @@ def _metric_columns() -> tuple[str, ...]:
 
 
 _STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
+_ORIGINS: dict[Origin, str] = {"search": "Search", "baseline": "Random baseline", "reference": "References"}
+_MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
+_HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")
 
 TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
 
 
 class CandidateTableCard:
-    """Candidates of search and random baseline, with filters; no column mixes kinds of evidence."""
+    """The candidates of the search, of its random baseline and the references, each in a table of its own, with
+    filters and a choice of columns; no column mixes kinds of evidence."""
 
     def __init__(self, search_id: str) -> None:
         self._search_id = search_id
         self._rows: list[TableRow] = []
         self._candidates: tuple[CandidateSchema, ...] = ()
+        self._marks: tuple[MarkSchema, ...] = ()
         self._metrics: list[str] = []
+        self._kinds: dict[str, MetricKind] = {}
+        self._hidden: set[str] = set()
         self._box = div("part card")
         self._box.set_visibility(False)
         with self._box:
@@ -68,51 +81,90 @@ class CandidateTableCard:
             self._table.on("row-click", self._open, [[], ["url"], None])
 
     def _draw_filters(self) -> None:
-        origins = {"": "Any origin", "search": "Search", "baseline": "Random baseline", "reference": "References"}
         statuses = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
         with div("card-head"):
             heading("Candidates", 2)
             self._count = text("", "small muted", "span")
             div("grow")
-            self._origin = ui.select(origins, value="").props("outlined dense aria-label='origin'")
+            self._draw_export()
+        with div("card-head"):
+            self._origin = ui.toggle(dict(_ORIGINS), value="search").props(
+                "no-caps unelevated dense padding='2px 10px' aria-label='origin'"
+            )
+            div("grow")
             self._status = ui.select(statuses, value="").props("outlined dense aria-label='status'")
             self._front = ui.checkbox("Front only").props("dense")
-            self._arch = ui.input(placeholder="Find by id").props("outlined dense clearable aria-label='find'")
-        for control in (self._origin, self._status, self._front, self._arch):
+            self._starred = ui.checkbox("Starred only").props("dense")
+            self._find = ui.input(placeholder="Find by name or id").props("outlined dense clearable aria-label='find'")
+        for control in (self._origin, self._status, self._front, self._starred, self._find):
             control.on_value_change(self._filter)
 
-    def show(self, candidates: tuple[CandidateSchema, ...], total: int) -> None:
+    def _draw_export(self) -> None:
+        with ui.button("Columns", icon="view_column").props("flat dense no-caps size=sm"), ui.menu():
+            self._column_menu = div("who stack tight")
+        ui.button("CSV", icon="download", on_click=lambda: self._export("csv")).props("flat dense no-caps size=sm")
+        ui.button("JSON", icon="download", on_click=lambda: self._export("json")).props("flat dense no-caps size=sm")
+
+    def show(self, candidates: tuple[CandidateSchema, ...], total: int, marks: tuple[MarkSchema, ...] = ()) -> None:
         """List the best candidates of ``total``, front members first."""
-        if candidates == self._candidates:
+        if (candidates, marks) == (self._candidates, self._marks):
             return
-        self._candidates = candidates
+        self._candidates, self._marks = candidates, marks
         self._box.set_visibility(bool(candidates))
-        self._set_columns()
-        ordered = sorted(candidates, key=lambda c: (not c.on_front, c.origin != "search" and c.on_front))
-        self._rows = [_row(c, self._search_id) for c in ordered]
+        self._set_metrics()
+        ordered = sorted(candidates, key=lambda c: not c.on_front)
+        self._rows = [_row(c, self._search_id, mark_of(marks, c.arch)) for c in ordered]
         count = f"the best {len(candidates)} of {total}" if total > len(candidates) else f"{total}"
         self._count.text = f"{count} evaluated"
+        counts = Counter(c.origin for c in candidates)
+        self._origin.set_options({o: f"{label} ({counts[o]})" for o, label in _ORIGINS.items() if counts[o]})
         self._filter()
 
-    def _set_columns(self) -> None:
-        kinds = {name: m.kind for c in self._candidates for name, m in c.metrics.items()}
-        metrics = [name for name in _metric_columns() if name in kinds]
+    def _set_metrics(self) -> None:
+        self._kinds = {name: m.kind for c in self._candidates for name, m in c.metrics.items()}
+        metrics = [name for name in _metric_columns() if name in self._kinds]
         if "predicted_share" in metrics:  # milliseconds of several devices cannot be compared
             metrics = [name for name in metrics if name not in SHARES]
-        if metrics != self._metrics:
-            self._metrics = metrics
-            self._table.columns = _columns(metrics, kinds)
+        if metrics == self._metrics:
+            return
+        if new := [name for name in metrics if name not in self._metrics]:
+            shown = [name for name in metrics if name not in _HIDDEN_AT_FIRST][:_MOST_SHOWN]
+            self._hidden |= {name for name in new if name not in shown}
+        self._metrics = metrics
+        self._column_menu.clear()
+        with self._column_menu:
+            for name in metrics:
+                box = ui.checkbox(METRICS[name].label, value=name not in self._hidden).props("dense")
+                box.on_value_change(lambda e, name=name: self._toggle(name, e.value))
+        self._set_columns()
 
-    def _filter(self) -> None:
-        arch = (self._arch.value or "").strip().lower()
-        self._table.rows = [
+    def _toggle(self, metric: str, shown: bool) -> None:
+        self._hidden = self._hidden - {metric} if shown else self._hidden | {metric}
+        self._set_columns()
+
+    def _set_columns(self) -> None:
+        self._table.columns = _columns([name for name in self._metrics if name not in self._hidden], self._kinds)
+
+    def _selected(self) -> list[TableRow]:
+        wanted = (self._find.value or "").strip().lower()
+        return [
             row
             for row in self._rows
-            if (not self._origin.value or row["origin"] == self._origin.value)
+            if row["origin"] == self._origin.value
             and (not self._status.value or row["status"] == self._status.value)
             and (not self._front.value or row["front"])
-            and arch in row["arch"]
+            and (not self._starred.value or row["starred"])
+            and (wanted in row["arch"] or wanted in row["name"].lower())
         ]
+
+    def _filter(self) -> None:
+        self._table.rows = self._selected()
+
+    def _export(self, kind: ExportFormat) -> None:
+        keys = {row["key"] for row in self._selected()}
+        candidates = [c for c in self._candidates if _key(c) in keys]
+        name = f"{self._search_id}-{self._origin.value}.{kind}"
+        ui.download.content(export_text(candidates, self._marks, kind), name)
 
     def _open(self, event: GenericEventArguments) -> None:
         ui.navigate.to(event.args[1]["url"])
@@ -121,11 +173,14 @@ class CandidateTableCard:
 _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="props.col.kind"><br>
 <span v-if="props.col.unit" class="muted small">{{ props.col.unit }}&nbsp;</span>
 <span :class="'kind ' + props.col.kind">{{ props.col.kind }}</span></template></q-th>"""
-_ARCH_CELL = """<q-td :props="props"><a class="mono" :href="props.row.url" @click.stop>{{ props.value }}</a>
-<span v-if="props.row.front" title="on the front"> ★</span>
-<span v-if="props.row.extrapolated" title="outside the domain of the latency predictor"> ◇</span></q-td>"""
+_ARCH_CELL = """<q-td :props="props"><a :href="props.row.url" @click.stop>{{ props.row.name }}</a>
+<span v-if="props.row.front" class="on-front" title="on the front"> ●</span>
+<span v-if="props.row.starred" class="star" title="starred"> ★</span>
+<span v-if="props.row.note" :title="props.row.note"> ✎</span>
+<span v-if="props.row.extrapolated" title="outside the domain of the latency predictor"> ◇</span>
+<div class="mono small muted">{{ props.row.label }}</div></q-td>"""
 _STATUS_CELL = """<q-td :props="props">
-<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.label }}</span>
+<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.status_label }}</span>
 <span v-else class="muted">not measured</span></q-td>"""
 _FORMATS = {  # JavaScript, by unit
     "%": "v => v == null ? '–' : v.toFixed(2)",
@@ -141,7 +196,6 @@ def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[s
     common = {"sortable": True, "align": "left"}
     columns: list[dict[str, object]] = [
         {"name": "arch", "label": "Candidate", "field": "arch", **common},
-        {"name": "origin", "label": "Origin", "field": "source", **common},
         {"name": "status", "label": "Status", "field": "status", **common},
     ]
     for name in metrics:
@@ -151,17 +205,24 @@ def _columns(metrics: list[str], kinds: Mapping[str, MetricKind]) -> list[dict[s
     return columns
 
 
-def _row(candidate: CandidateSchema, search_id: str) -> TableRow:
+def _key(candidate: CandidateSchema) -> str:
+    return f"{candidate.origin}:{candidate.arch}"
+
+
+def _row(candidate: CandidateSchema, search_id: str, mark: MarkBody) -> TableRow:
     return {
-        "key": f"{candidate.origin}:{candidate.arch}",
+        "key": _key(candidate),
         "arch": candidate.arch,
+        "name": candidate.name or spoken_name(candidate.arch),
+        "label": candidate.arch,
         "url": candidate_url(search_id, candidate.arch, candidate.origin),
         "origin": candidate.origin,
-        "source": candidate.name or candidate.origin,
         "status": candidate.status,
-        "label": _STATUS_LABELS[candidate.status],
+        "status_label": _STATUS_LABELS[candidate.status],
         "measured": candidate.measurement is not None,
         "front": candidate.on_front,
+        "starred": mark.starred,
+        "note": mark.note,
         "extrapolated": candidate.extrapolated is True,
         **{name: metric.value for name, metric in candidate.metrics.items()},
     }

@@ -9,24 +9,19 @@ from datetime import UTC, datetime
 from nicegui import ui
 
 from nas.client import Client
-from nas.core.access import Principal
 from nas.core.lifecycle import JobStatus
-from nas.schemas.administration import PrincipalSchema
+from nas.core.spoken_names import spoken_name
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
 from server.dashboard.dialogs import priority_dialog
 from server.dashboard.elements import badge, breadcrumbs, div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.permissions import may_submit
 from server.dashboard.search.fork_dialog import can_fork, fork_dialog
 from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
 from server.dashboard.search_actions import ActionBar, SearchAction
 from server.dashboard.service_calls import call_service
-
-
-def may_submit(principal: PrincipalSchema) -> bool:
-    """Whether the reader may change searches."""
-    return Principal(principal.owner, frozenset(principal.scopes)).has_scope("submit")
 
 
 @dataclass(frozen=True)
@@ -71,6 +66,7 @@ class SearchHeader:
             if state.may_submit:
                 self._draw_actions(search, state.can_fork)
         with div("flow small muted").style("margin-top: .4rem"):
+            text(spoken_name(search.id), "spoken", "span")
             text(search.id, "mono", "span")
             text(f"{search.spec.strategy.name} in {search.spec.space.name} on {search.spec.data.name}", tag="span")
             for name in search.spec.devices:

@@ -11,7 +11,9 @@ from server.dashboard import formatting
 from server.dashboard.elements import div, notice
 from server.dashboard.job_stages import draw_stages
 from server.dashboard.layout import page_layout
+from server.dashboard.marks import MarkEditor, mark_of
 from server.dashboard.memoized_view import MemoizedView
+from server.dashboard.permissions import may_submit
 from server.dashboard.polling import Poller
 from server.dashboard.search.candidate_table import CandidateTableCard
 from server.dashboard.search.data_card import draw_data
@@ -21,8 +23,11 @@ from server.dashboard.search.front_card import FrontCard
 from server.dashboard.search.header import SearchHeader
 from server.dashboard.search.history_card import draw_children, draw_history
 from server.dashboard.search.hypervolume_card import HypervolumeCard
+from server.dashboard.search.insight_card import InsightCard
+from server.dashboard.search.log_card import LogCard
 from server.dashboard.search.rank_correlation_card import RankCorrelationCard
 from server.dashboard.search.reader import SearchPageReader
+from server.dashboard.search.recommendation_card import RecommendationCard
 from server.dashboard.search.refit_card import draw_refits
 from server.dashboard.search.relaxation_card import RelaxationCard
 from server.dashboard.search.sensitivity_card import draw_sensitivities, sensitivities_of
@@ -44,10 +49,16 @@ async def search_page(client: Client, search_id: str) -> None:
         reader.invalidate()
         await poller.refresh()
 
+    async def refresh_marks() -> None:
+        reader.invalidate_marks()
+        await poller.refresh()
+
     with page_layout(client, "Search", "") as shell:
         header = SearchHeader(client, shell, refresh)
+        marks = MarkEditor(client, search_id, None, refresh_marks)
         explanation = MemoizedView(_draw_explanation)
         stages = MemoizedView(draw_stages)
+        recommendation = RecommendationCard(client, search_id, refresh_marks)
         summary = MemoizedView(draw_summary)
         warnings = MemoizedView(_draw_warnings)
         with div("cols same") as charts:
@@ -56,6 +67,7 @@ async def search_page(client: Client, search_id: str) -> None:
         rank_correlation = RankCorrelationCard()
         relaxation = RelaxationCard()
         candidates = CandidateTableCard(search_id)
+        insights = InsightCard(client, search_id)
         with div("cols"):
             with div("stack"):
                 data = MemoizedView(draw_data)
@@ -64,7 +76,9 @@ async def search_page(client: Client, search_id: str) -> None:
                 children = MemoizedView(draw_children)
                 refits = MemoizedView(draw_refits)
                 sensitivities = MemoizedView(draw_sensitivities)
-            history = MemoizedView(draw_history)
+            with div("stack"):
+                history = MemoizedView(draw_history)
+                LogCard(client, search_id)
         charts.set_visibility(False)
 
         def draw(snapshot: SearchSnapshot) -> None:
@@ -73,11 +87,15 @@ async def search_page(client: Client, search_id: str) -> None:
             header.show(snapshot)
             explanation.show(explain(search))
             stages.show(tuple(search.stages), formatting.time_left(search), search.status)
+            editable = may_submit(snapshot.principal)
+            marks.show(mark_of(snapshot.marks, None), editable=editable)
+            recommendation.show(snapshot.front, snapshot.marks, editable=editable)
             summary.show(SearchHeadlines.of(search, snapshot.front))
             front.show(snapshot.search, snapshot.front, snapshot.candidates)
             rank_correlation.show(search.rank_correlation)
             relaxation.show(snapshot.traces, snapshot.cells, DiscretizationSummary.of(search.stages))
-            candidates.show(snapshot.candidates, snapshot.candidate_count)
+            candidates.show(snapshot.candidates, snapshot.candidate_count, snapshot.marks)
+            insights.show(snapshot.candidates)
             charts.set_visibility(bool(snapshot.candidates))
             hypervolume.show(search, snapshot.front.device)
             warnings.show(tuple(search.warnings))

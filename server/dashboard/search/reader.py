@@ -47,6 +47,10 @@ class SearchPageReader:
         """Read the search itself at the next ``read``, such as after an action of the page."""
         self._staleness.invalidate((SearchResource.SEARCH,), at_once=True)
 
+    def invalidate_marks(self) -> None:
+        """Read stars and notes at the next ``read``, after the page has changed one."""
+        self._staleness.invalidate((SearchResource.MARKS,), at_once=True)
+
     def close(self) -> None:
         """Stop following the search."""
         self._stream.stop()
@@ -57,7 +61,7 @@ class SearchPageReader:
             self._snapshot = self._read_first()
         else:
             self._apply(self._stream.take())
-            self._staleness.invalidate((SearchResource.CHILDREN,))
+            self._staleness.invalidate((SearchResource.CHILDREN, SearchResource.MARKS))
             if formatting.is_moving(self._snapshot.search) or not self._stream.is_open:
                 self._staleness.invalidate(
                     (SearchResource.SEARCH,)
@@ -86,6 +90,7 @@ class SearchPageReader:
             cells=self._read_cells(search),
             parent=self._read_parent(search.parent or search.spec.supernet),
             children=self._read_children(),
+            marks=tuple(client.marks(self._id)),
             principal=client.me(),
         )
         for resource in SearchResource:
@@ -148,6 +153,8 @@ class SearchPageReader:
                 self._snapshot = replace(snapshot, artifacts=tuple(client.artifacts(self._id)))
             case SearchResource.CHILDREN:
                 self._snapshot = replace(snapshot, children=self._read_children())
+            case SearchResource.MARKS:
+                self._snapshot = replace(snapshot, marks=tuple(client.marks(self._id)))
 
     def _read_search(self) -> None:
         """Read the search, and without a stream whatever has happened since."""

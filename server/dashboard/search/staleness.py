@@ -28,6 +28,7 @@ class SearchResource(StrEnum):
     NEW_CANDIDATES = "new candidates"
     ARTIFACTS = "artifacts"
     CHILDREN = "children"
+    MARKS = "marks"
 
 
 # Seconds between two readings. The counts and the remaining time of a running search are at most so old.
@@ -38,6 +39,7 @@ INTERVALS_S = {
     SearchResource.CANDIDATES: 12.0,
     SearchResource.ARTIFACTS: 4.0,
     SearchResource.CHILDREN: 30.0,
+    SearchResource.MARKS: 30.0,
 }
 _RESULTS = (SearchResource.SEARCH, SearchResource.FRONT, SearchResource.CANDIDATES)
 # By the kind of an event. Other kinds, such as progress, change nothing that is read.

@@ -11,6 +11,7 @@ from nas.core.events import Refitted, StatusChanged, Traced
 from nas.core.lifecycle import JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.candidates import ArtifactSchema, CandidateSchema, FrontSchema
+from nas.schemas.marks import MarkSchema
 from nas.schemas.searches import SearchSchema
 
 E = TypeVar("E", bound=StatusChanged | Traced | Refitted, covariant=True)
@@ -47,6 +48,7 @@ class SearchSnapshot:
         status_changes: Its ``StatusChanged`` events, oldest first.
         parent: None if there is none, or if it was deleted or belongs to another owner.
         principal: The reader of the page.
+        marks: The stars and notes on it and on its candidates.
         traces: Its ``Traced`` events, of a space with ``cells``.
     """
 
@@ -62,6 +64,7 @@ class SearchSnapshot:
     traces: tuple[Traced, ...] = ()
     refits: tuple[LoggedEvent[Refitted], ...] = ()
     cells: tuple[CellGraph, ...] = ()
+    marks: tuple[MarkSchema, ...] = ()
 
 
 def candidate_url(search_id: str, arch: str, origin: str) -> str:

@@ -13,11 +13,12 @@ from nas.core.lifecycle import STATUSES, JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
+from server.dashboard.compare_links import MOST_SEARCHES, searches_url
 from server.dashboard.elements import code_block, div, heading, text
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
+from server.dashboard.permissions import may_submit
 from server.dashboard.polling import Poller
-from server.dashboard.search.header import may_submit
 from server.dashboard.search_actions import ActionBar, SearchAction
 from server.dashboard.searches.rows import best_quality, draw_row
 
@@ -189,6 +190,10 @@ class SearchList:
             return
         with div("card flow selection"):
             text(f"{len(selected)} selected", "strong grow")
+            if 2 <= len(selected) <= MOST_SEARCHES:
+                ui.button(
+                    "Compare", icon="compare_arrows", on_click=lambda: ui.navigate.to(searches_url(selected))
+                ).props("outline no-caps")
             self._actions.draw(selected)
 
     def _draw_list(self, ids: tuple[str, ...], is_selectable: bool) -> None:

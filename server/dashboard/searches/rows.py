@@ -25,12 +25,16 @@ def draw_row(search: SearchSchema, age: str, best: str, owner: str) -> None:
     with ui.link(target=f"/searches/{search.id}").classes("lrow"):
         with div():
             with div("flow"):
+                if search.starred:
+                    text("★", "star", "span").props('role="img" aria-label="starred"')
                 text(search.spec.name, "name", "span")
                 badge(search.status)
             with div("small muted"):
                 priority = f"priority {search.priority}" if search.priority else ""
-                details = (search.spec.data.name, search.spec.device, owner, priority, best)
+                details = (search.spoken_name, search.spec.data.name, search.spec.device, owner, priority, best)
                 text(" · ".join(d for d in details if d))
+                if search.note:
+                    text(search.note, "note")
         with div("small"):
             _draw_progress(search)
         with div("num"):

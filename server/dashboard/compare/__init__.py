@@ -1,0 +1,1 @@
+"""Searches and networks side by side."""

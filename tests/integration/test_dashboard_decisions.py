@@ -1,0 +1,128 @@
+"""What a reader does with finished searches, in a real browser: compare, explore, read the log; by keyboard, too."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from nas.client import Client
+from tests.support.browsing import MARKS, ServedDashboard
+from tests.support.seeded_dashboard import FINISHED, THREE
+
+pytestmark = MARKS
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+expect = sync_api.expect
+
+
+@pytest.fixture(scope="module")
+def finished(dashboard: ServedDashboard) -> str:
+    """The id of the search with a verified front."""
+    return dashboard.search_id(FINISHED)
+
+
+def test_searches_are_compared_from_the_list(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(dashboard.url)
+    for name in (FINISHED, THREE):
+        page.locator(".line", has_text=name).get_by_role("checkbox").click()
+    page.get_by_role("button", name="Compare").click()
+    page.wait_for_url("**/compare/searches?ids=*")
+    expect(page.get_by_text("The fronts have different axes")).to_be_visible()
+    differences = page.locator(".card", has=page.get_by_role("heading", name="Specs, where they differ"))
+    expect(differences).to_contain_text("accuracy, latency, macs")
+    expect(differences).not_to_contain_text("data.name")
+    page.goto(f"{dashboard.url}/compare/searches?ids={finished},{finished[::-1]}")
+    expect(page.get_by_role("alert")).to_contain_text("no search")
+
+
+def test_networks_are_compared(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    first, second = dashboard.front(FINISHED).members[:2]
+    page.goto(f"{dashboard.url}/searches/{finished}/candidates/{first.arch}")
+    page.get_by_role("link", name="Compare with another").click()
+    page.wait_for_url("**/compare/networks*")
+    page.goto(f"{dashboard.url}/compare/networks?a={finished}/{first.arch}&b={finished}/{second.arch}")
+    expect(page.get_by_role("img", name=re.compile("architecture from input to output"))).to_have_count(2)
+    expect(page.get_by_role("heading", name="Choices, where they differ")).to_be_visible()
+    expect(page.locator("tr", has_text="Test accuracy (measured)")).to_contain_text("points")
+
+
+def test_insights_and_log_are_read_when_they_are_opened(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    page.locator("summary", has_text="Which decisions matter").click()
+    expect(page.get_by_text(re.compile(r"Over \d+ networks, the decisions explain"))).to_be_visible()
+    page.locator("summary", has_text="Parallel coordinates").click()
+    expect(page.get_by_role("img", name=re.compile("the better end is up"))).to_be_visible()
+    page.locator("summary", has_text="Timeline of stages").click()
+    expect(page.locator(".gantt")).to_contain_text("attempt 1")
+    page.locator("summary", has_text=re.compile("^Log$")).click()
+    with Client(dashboard.url) as nas:
+        line = nas.logs(finished).items[-1]
+    expect(page.get_by_role("log")).to_contain_text(line.text)
+
+
+def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    chart = page.locator(".pareto")
+    expect(chart).to_contain_text("Measured latency (ms)")
+    page.locator("summary", has_text="Axes and bound").click()
+    page.get_by_label("Try a bound (ms)").fill("0.3")
+    expect(page.get_by_text(re.compile(r"at most 0.300 ms, \d+ of \d+ members remain"))).to_be_visible()
+    expect(chart).to_contain_text("tried: 0.300 ms")
+    page.get_by_label("Across").click()
+    page.get_by_role("option", name="Parameters").click()
+    expect(chart).to_contain_text("Parameters (exact)")
+    page.get_by_role("switch", name="Log across").click()
+    expect(chart).to_contain_text("Parameters (exact)")
+
+
+def test_bound_is_dragged(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    handle = page.locator('.pareto svg [fill="#8a4f9e"]')
+    handle.wait_for(state="attached")
+    page.locator(".pareto").scroll_into_view_if_needed()
+    box = handle.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 120, y, steps=6)
+    page.mouse.up()
+    expect(page.get_by_text(re.compile("members remain"))).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/", "/searches/{finished}", "/compare/searches", "/compare/networks"])
+def test_pages_have_no_serious_findings_of_axe(page: Any, dashboard: ServedDashboard, finished: str, path: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    page.goto(dashboard.url + path.format(finished=finished))
+    expect(page.get_by_role("heading").first).to_be_visible()
+    if "{finished}" in path:
+        expect(page.locator(".recommended")).to_be_visible()
+        for summary in page.locator("summary").all():
+            summary.click()
+    findings = axe.Axe().run(page).response["violations"]
+    serious = [
+        f"{f['id']}: {f['nodes'][0]['html'][:160]} ({len(f['nodes'])})"
+        for f in findings
+        if f["impact"] in ("serious", "critical")
+    ]
+    assert serious == []
+
+
+def test_keyboard_reaches_the_decision(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    expect(page.locator(".recommended")).to_be_visible()
+    reached: list[str] = []
+    for _ in range(80):
+        page.keyboard.press("Tab")
+        reached.append(
+            page.evaluate(
+                "(e => [e.closest('[aria-label]')?.getAttribute('aria-label'), e.innerText].join(' '))"
+                "(document.activeElement)"
+            )
+        )
+        if any("CSV" in text for text in reached):
+            break
+    text = " | ".join(reached)
+    for name in ("star", "Rule", "Measured latency at most", "Download", "Axes and bound", "Columns", "CSV"):
+        assert name in text
