@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version as version_of
 from typing import Annotated
 
 import typer
@@ -9,135 +10,267 @@ import typer
 from nas.defaults import DEFAULT_URL
 from server.cli.lazy import MARKUP, CommandEntry, LazyGroup
 
+_SEARCHES, _RESULTS, _SERVICE, _ACCESS = "Searches", "Results", "The service", "Access"
+_INPUTS = "Devices, data and models"
+
 COMMANDS = (
-    CommandEntry(
-        "serve",
-        "server.cli.commands.service:serve",
-        "Start the service: API, dashboard, queue and workers, in one command.",
-    ),
-    CommandEntry(
-        "dispatch",
-        "server.cli.commands.service:dispatch",
-        "Run searches for a service that was started elsewhere with `nas serve --no-dispatch`.",
-    ),
-    CommandEntry(
-        "demo",
-        "server.cli.commands.service:demo",
-        "The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone.",
-    ),
-    CommandEntry("version", "server.cli.commands.service:version", "Print the version."),
     CommandEntry(
         "submit",
         "server.cli.commands.submission:submit",
         "Submit a search, from a file, from options, or both (options win).",
+        _SEARCHES,
     ),
     CommandEntry(
         "fork",
         "server.cli.commands.submission:fork",
         "Submit a search on the trained supernet of another, with other settings and without training.",
+        _SEARCHES,
     ),
     CommandEntry(
         "extend",
         "server.cli.commands.submission:extend",
         "Extend a finished search on its trained supernet: more evaluations, another bound or device. No training.",
+        _SEARCHES,
     ),
-    CommandEntry("list", "server.cli.commands.searches:list_searches", "List searches, newest first."),
-    CommandEntry("show", "server.cli.commands.searches:show", "Show one search with its stages."),
+    CommandEntry(
+        "list",
+        "server.cli.commands.searches:list_searches",
+        "List searches, newest first.",
+        _SEARCHES,
+    ),
+    CommandEntry(
+        "show",
+        "server.cli.commands.searches:show",
+        "Show one search with its stages.",
+        _SEARCHES,
+    ),
     CommandEntry(
         "watch",
         "server.cli.commands.searches:watch",
         "Follow a search until it ends, then print its front. Ctrl-C stops watching, not the search.",
+        _SEARCHES,
     ),
     CommandEntry(
-        "front",
-        "server.cli.commands.results:front",
-        "Print the Pareto front of a search, beside that of random search at the same budget.",
+        "init",
+        "server.cli.commands.submission:init",
+        "Write a commented spec, to be changed and submitted.",
+        _SEARCHES,
     ),
     CommandEntry(
-        "candidates",
-        "server.cli.commands.results:candidates",
-        "List the candidates that a search evaluated, the best first.",
+        "open",
+        "server.cli.commands.searches:open_page",
+        "Open a search, a device or the dashboard in a browser.",
+        _SEARCHES,
     ),
     CommandEntry(
         "events",
         "server.cli.commands.events:events",
         "Print the event log of a search, one JSON record on a line, oldest first.",
+        _SEARCHES,
     ),
     CommandEntry(
         "logs",
         "server.cli.commands.events:logs",
         "Print what happened in a search, in words: changes of status, stages, warnings and errors.",
-    ),
-    CommandEntry(
-        "pull",
-        "server.cli.commands.results:pull",
-        "Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.",
+        _SEARCHES,
     ),
     CommandEntry(
         "pause",
         "server.cli.commands.searches:pause",
         "Pause a search after its next stored result, which frees its worker. `nas resume` continues it.",
+        _SEARCHES,
     ),
-    CommandEntry("resume", "server.cli.commands.searches:resume", "Continue a paused search where it was paused."),
-    CommandEntry("cancel", "server.cli.commands.searches:cancel", "Cancel a search now. Its results remain."),
+    CommandEntry(
+        "resume",
+        "server.cli.commands.searches:resume",
+        "Continue a paused search where it was paused.",
+        _SEARCHES,
+    ),
+    CommandEntry(
+        "cancel",
+        "server.cli.commands.searches:cancel",
+        "Cancel a search now. Its results remain.",
+        _SEARCHES,
+    ),
     CommandEntry(
         "retry",
         "server.cli.commands.searches:retry",
         "Continue a failed, cancelled or quarantined search from its last checkpoint.",
+        _SEARCHES,
     ),
     CommandEntry(
-        "priority", "server.cli.commands.searches:priority", "Set a search's priority among those of its owner."
+        "priority",
+        "server.cli.commands.searches:priority",
+        "Set a search's priority among those of its owner.",
+        _SEARCHES,
     ),
     CommandEntry(
         "delete",
         "server.cli.commands.searches:delete",
         "Delete a search that is paused or has ended, with all its results. This cannot be undone.",
+        _SEARCHES,
     ),
     CommandEntry(
-        "devices", "server.cli.commands.devices:devices_app", "Devices, their profiles and their latency predictors."
+        "front",
+        "server.cli.commands.results:front",
+        "Print the Pareto front of a search, beside that of random search at the same budget.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "candidates",
+        "server.cli.commands.results:candidates",
+        "List the candidates that a search evaluated, the best first.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "recommend",
+        "server.cli.commands.decisions:recommend",
+        "Say which network of a search to ship, and why.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "star",
+        "server.cli.commands.decisions:star",
+        "Star a search or a candidate, or remove its star.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "note",
+        "server.cli.commands.decisions:note",
+        "Write a note on a search or a candidate.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "reproduce",
+        "server.cli.commands.decisions:reproduce",
+        "Run the search of a downloaded model again, and report what diverged.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "pull",
+        "server.cli.commands.results:pull",
+        "Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "devices",
+        "server.cli.commands.devices:devices_app",
+        "Devices, their profiles and their latency predictors.",
+        _INPUTS,
     ),
     CommandEntry(
         "onboardings",
         "server.cli.commands.onboardings:onboardings_app",
         "Onboardings of devices: follow, pause, resume, cancel, retry, prioritise and delete them.",
+        _INPUTS,
     ),
-    CommandEntry("agents", "server.cli.commands.catalog:agents", "List the agents of devices elsewhere."),
-    CommandEntry("data", "server.cli.commands.data:data_app", "Data sets: add them by a name, check and prepare them."),
-    CommandEntry("predictors", "server.cli.commands.catalog:predictors", "List the cards of latency predictors."),
-    CommandEntry("spaces", "server.cli.commands.catalog:spaces", "List search spaces."),
-    CommandEntry("strategies", "server.cli.commands.catalog:strategies", "List strategies and their parameters."),
+    CommandEntry(
+        "agents",
+        "server.cli.commands.catalog:agents",
+        "List the agents of devices elsewhere.",
+        _INPUTS,
+    ),
+    CommandEntry(
+        "data",
+        "server.cli.commands.data:data_app",
+        "Data sets: add them by a name, check them before a search, and prepare large ones.",
+        _INPUTS,
+    ),
+    CommandEntry(
+        "predictors",
+        "server.cli.commands.catalog:predictors",
+        "List the cards of latency predictors.",
+        _INPUTS,
+    ),
+    CommandEntry(
+        "spaces",
+        "server.cli.commands.catalog:spaces",
+        "List search spaces.",
+        _INPUTS,
+    ),
+    CommandEntry(
+        "strategies",
+        "server.cli.commands.catalog:strategies",
+        "List strategies and their parameters.",
+        _INPUTS,
+    ),
     CommandEntry(
         "models",
         "server.cli.commands.models:models_app",
         "Models of your own: add them, see what can be made smaller.",
+        _INPUTS,
     ),
     CommandEntry(
-        "me", "server.cli.commands.access:me", "Print who the service takes you for, your scopes and your quota."
+        "serve",
+        "server.cli.commands.service:serve",
+        "Start the service: API, dashboard, queue and workers, in one command.",
+        _SERVICE,
     ),
     CommandEntry(
-        "tokens", "server.cli.commands.tokens:tokens_app", "API tokens: who may use the service, and for what."
+        "dispatch",
+        "server.cli.commands.service:dispatch",
+        "Run searches for a service that was started elsewhere with `nas serve --no-dispatch`.",
+        _SERVICE,
     ),
-    CommandEntry("quotas", "server.cli.commands.access:quotas_app", "How much each owner may queue, run and use."),
-    CommandEntry("audit", "server.cli.commands.access:audit", "Print the audit log, newest first."),
+    CommandEntry(
+        "demo",
+        "server.cli.commands.service:demo",
+        "The whole way in minutes: this machine as a device, a search on digits, its front, a model that runs alone.",
+        _SERVICE,
+    ),
+    CommandEntry(
+        "version",
+        "server.cli.commands.service:version",
+        "Print the version.",
+        _SERVICE,
+    ),
     CommandEntry(
         "gc",
         "server.cli.commands.storage:gc",
         "Delete checkpoints and models that no search refers to. A running service does so every hour.",
+        _SERVICE,
     ),
     CommandEntry(
         "doctor",
         "server.cli.commands.storage:doctor",
         "Check everything the service depends on: database, storage, disk, memory, clock, Ray, tokens, noise.",
+        _SERVICE,
     ),
     CommandEntry(
         "backup",
         "server.cli.commands.storage:backup",
         "Copy an embedded service, its searches and models, into one file. The service may keep running.",
+        _SERVICE,
     ),
     CommandEntry(
         "restore",
         "server.cli.commands.storage:restore",
         "Unpack a backup into a new home and verify every byte. Then: `nas serve --home FOLDER`.",
+        _SERVICE,
+    ),
+    CommandEntry(
+        "me",
+        "server.cli.commands.access:me",
+        "Print who the service takes you for, your scopes and your quota.",
+        _ACCESS,
+    ),
+    CommandEntry(
+        "tokens",
+        "server.cli.commands.tokens:tokens_app",
+        "API tokens: who may use the service, and for what.",
+        _ACCESS,
+    ),
+    CommandEntry(
+        "quotas",
+        "server.cli.commands.access:quotas_app",
+        "How much each owner may queue, run and use.",
+        _ACCESS,
+    ),
+    CommandEntry(
+        "audit",
+        "server.cli.commands.access:audit",
+        "Print the audit log, newest first.",
+        _ACCESS,
     ),
 )
 
@@ -164,14 +297,26 @@ Run the whole workflow once with `nas demo`. Or step by step:
 - `nas front SEARCH` prints the Pareto front
 - `nas pull SEARCH best` downloads the most accurate network
 
+Wherever a search is named, so can be the beginning of its id, or one of its names.
+`nas --install-completion` completes commands and options in your shell.
+
 Every command has its own `--help`. Set `HWNAS_TOKEN` for a service that requires a
 token. Exit status: 0 success, 1 the job or the service failed, 2 wrong input.""",
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hwnas {version_of('hwnas')}")
+        raise typer.Exit
+
+
 @app.callback()
 def nas(
     ctx: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Print the version and exit.", callback=_print_version)
+    ] = False,
     url: Annotated[
         str, typer.Option("--url", envvar="HWNAS_URL", help="Address of the service.", show_default=True)
     ] = DEFAULT_URL,

@@ -9,7 +9,9 @@ import typer
 from nas.core.errors import InvalidSpec
 from nas.core.spec import FleetSpec, SearchSpec
 
-SearchId = Annotated[str, typer.Argument(help="The search's id, as `nas list` shows it.", metavar="SEARCH")]
+SearchId = Annotated[
+    str, typer.Argument(help="The search: its id or the beginning of it, or a name of it.", metavar="SEARCH")
+]
 BoundMs = Annotated[float | None, typer.Option("--bound-ms", min=1e-6, help="Latency bound in milliseconds.")]
 DeviceOptions = Annotated[
     list[str] | None,

@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from nas.client import Client
 from nas.core.errors import NotFound, StorageError
 from nas.schemas.candidates import ArtifactSchema
+from server.cli.naming import candidate_id
 
 
 @dataclass(frozen=True)
@@ -20,21 +21,34 @@ class Selection:
 
 
 def choose_artifacts(nas: Client, search_id: str, selection: str) -> Selection:
-    """The files of the ``best`` or ``fastest`` front member, of ``all`` candidates, or of one. Raises NotFound."""
+    """The files of the ``best``, ``fastest`` or ``recommended`` front member, of ``all`` candidates, or of one by its
+    id, the beginning of it or its name. Raises NotFound."""
     artifacts = nas.artifacts(search_id)
     if not artifacts:
         raise NotFound(f"search {search_id} has exported no models (yet)")
     if selection == "all":
         return Selection(artifacts)
     exported = sorted({a.arch for a in artifacts})
-    arch, note = _front_member(nas, search_id, selection, exported) if selection in _ENDS else (selection, "")
+    if selection == "recommended":
+        arch, note = _recommended(nas, search_id), ""
+    elif selection in _ENDS:
+        arch, note = _front_member(nas, search_id, selection, exported)
+    else:
+        arch, note = candidate_id(selection, exported), ""
     selected = [a for a in artifacts if a.arch == arch]
     if not selected:
         raise NotFound(
-            f"no exported candidate {arch!r} in search {search_id}: expected one of best, fastest, all, "
+            f"no exported candidate {arch!r} in search {search_id}: expected one of best, fastest, recommended, all, "
             f"{', '.join(exported)}"
         )
     return Selection(selected, note)
+
+
+def _recommended(nas: Client, search_id: str) -> str:
+    answer = nas.recommendation(search_id)
+    if answer.candidate is None:
+        raise NotFound(answer.reason)
+    return answer.candidate.arch
 
 
 def file_name(artifact: ArtifactSchema) -> str:

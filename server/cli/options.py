@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Concatenate, ParamSpec, TypeVar, get_type_hints
+from typing import Annotated, Any, Concatenate, ParamSpec, TypeVar, get_type_hints
 
 import typer
 
 from nas.client import Client
 from nas.defaults import DEFAULT_URL
+from server.cli import naming
 
 _URL_HELP = f"Address of the service; without it HWNAS_URL, or {DEFAULT_URL}."
 _TOKEN_HELP = "API token; without it HWNAS_TOKEN, which the list of processes does not show."
@@ -49,6 +50,21 @@ class ServiceOptions(Connection):
     json_output: JsonOption = False
 
 
+_NAMED: Mapping[str, Callable[[Client, str], str]] = {
+    "search_id": naming.search_id,
+    "supernet": naming.search_id,
+    "onboarding_id": naming.onboarding_id,
+}
+
+
+def _resolve_names(connection: Connection, arguments: dict[str, Any]) -> None:
+    """Put ids in place of what the user has called searches and onboardings."""
+    given = {name: arguments[name] for name in _NAMED if isinstance(arguments.get(name), str)}
+    if given:
+        with connection.connect() as nas:
+            arguments |= {name: _NAMED[name](nas, text) for name, text in given.items()}
+
+
 P = ParamSpec("P")
 C = TypeVar("C", bound=Connection)
 
@@ -66,7 +82,9 @@ def service_command(command: Callable[Concatenate[C, P], None]) -> Callable[P, N
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         values = {parameter.name: kwargs.pop(parameter.name) for parameter in shared}
-        command(make_options(**values), *args, **kwargs)
+        connection = make_options(**values)
+        _resolve_names(connection, kwargs)
+        command(connection, *args, **kwargs)
 
     # Typer reads both; without ``__wrapped__`` it does not see those of ``command``.
     del run.__wrapped__

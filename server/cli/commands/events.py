@@ -10,20 +10,7 @@ from typing import Annotated
 import typer
 
 from nas.client import Client
-from nas.core.events import (
-    Checkpoint,
-    Event,
-    Exported,
-    Measured,
-    MeasurementsWanted,
-    Progress,
-    Refitted,
-    StageFinished,
-    StageStarted,
-    StatusChanged,
-    Warned,
-    decode,
-)
+from nas.core.event_text import describe_record
 from nas.schemas.jobs import EventSchema
 from server.cli.device_options import SearchId
 from server.cli.options import Connection, service_command
@@ -64,7 +51,7 @@ def logs(
     """
     with service.connect() as nas:
         for item in _log(nas, search_id, after, follow):
-            text = describe(decode(item.body))
+            text = describe_record(item.body)
             if text is not None:
                 sys.stdout.write(f"{item.at:%Y-%m-%d %H:%M:%S}  {text}\n")
 
@@ -77,33 +64,3 @@ def _log(nas: Client, search_id: str, after: int, follow: bool) -> Iterator[Even
     while page := nas.events(search_id, after, _PAGE).items:
         yield from page
         after = page[-1].seq
-
-
-def describe(event: Event) -> str | None:
-    """One line on an event; None for one that says nothing alone, such as an evaluated candidate."""
-    match event:
-        case StatusChanged(before, after, reason, by):
-            change = after if before is None else f"{before} -> {after}"
-            return change + (f" by {by}" if by else "") + (f": {reason}" if reason else "")
-        case StageStarted(stage, position, total):
-            return f"{stage}: started ({position + 1} of {total})"
-        case StageFinished(stage, seconds, _):
-            return f"{stage}: finished after {seconds:.1f} s"
-        case Progress(stage, done, total, unit, _, message) if message:
-            return f"{stage}: {message} ({done}/{total} {unit})"
-        case Warned(stage, message):
-            return f"{stage}: warning: {message}"
-        case Checkpoint(stage, step, _):
-            return f"{stage}: checkpoint at {step}"
-        case MeasurementsWanted(stage, profile, networks):
-            return f"{stage}: {len(networks)} to be measured by the agent of {profile.name}"
-        case Measured(arch, origin, measurement, promised_ms, device):
-            where = f" on {device}" if device is not None else ""
-            result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {promised_ms:.4f} ms"
-            return f"measured {arch.id} of the {origin}{where}: {result}"
-        case Refitted(stage, number, measured, _, _, _):
-            return f"{stage}: the predictor was fitted for the {number}. time, with {len(measured)} measured candidates"
-        case Exported(arch, name, _, _, _, _):
-            return f"exported {arch.id}: {name}"
-        case _:
-            return None

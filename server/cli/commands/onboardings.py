@@ -20,7 +20,7 @@ onboardings_app = typer.Typer(
     help="Onboardings of devices: follow, pause, resume, cancel, retry, prioritise and delete them.",
 )
 OnboardingId = Annotated[
-    str, typer.Argument(help="The onboarding's id, as `nas onboardings list` shows it.", metavar="ONBOARDING")
+    str, typer.Argument(help="The onboarding: its id, the beginning of it, or its name.", metavar="ONBOARDING")
 ]
 
 

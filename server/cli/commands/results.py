@@ -72,7 +72,9 @@ def candidates(
 def pull(
     service: ServiceOptions,
     search_id: SearchId,
-    arch: Annotated[str, typer.Argument(help="A candidate's id, `best` (quality), `fastest`, or `all`.")] = "best",
+    arch: Annotated[
+        str, typer.Argument(help="A candidate by id or name, `best` (quality), `fastest`, `recommended`, or `all`.")
+    ] = "best",
     to: Annotated[Path, typer.Option("--to", help="Folder to write to.")] = Path(),
 ) -> None:
     """Download exported models. Each zip holds ONNX models, weights, manifest, card and a runner.

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import webbrowser
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
+from nas.client import Client
 from nas.core.lifecycle import JobStatus
 from nas.schemas.searches import SearchSchema
-from server.cli import render
+from server.cli import naming, render
 from server.cli.device_options import SearchId
 from server.cli.following import follow_and_print
 from server.cli.lazy import FAILED
@@ -120,3 +123,29 @@ def delete(
 
 def _status_line(search: SearchSchema) -> str:
     return f"search {search.id}: {search.status}"
+
+
+@service_command
+def open_page(
+    service: ServiceOptions,
+    name: Annotated[
+        str | None, typer.Argument(help="A search by id or name, or a device; without one, the list of searches.")
+    ] = None,
+) -> None:
+    """Open a search, a device or the dashboard in a browser.
+
+    Example: `nas open calm-amber-otter`
+    """
+    with service.connect() as nas:
+        path = "/" if name is None else _page_of(nas, name)
+    address = f"{service.url.rstrip('/')}{path}"
+    render.out({"url": address}, service.json_output, lambda page: page["url"])
+    if not service.json_output:
+        webbrowser.open(address)
+
+
+def _page_of(nas: Client, name: str) -> str:
+    """The page of a search, or else of a device. Raises NotFound or InvalidInput."""
+    if any(device.name == name for device in nas.devices()):
+        return f"/devices/{quote(name)}"
+    return f"/searches/{nas.search(naming.search_id(nas, name)).id}"

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import typer
 
-from nas.core.errors import InvalidSpec, NotFound
+from nas.core.errors import Conflict, InvalidSpec, NotFound, StorageError
 from nas.core.retraining import RetrainSpec, Start, teacher_from_text
 from nas.core.spec import UNTRAINED_BUDGET, BudgetSpec, DataSpec, SearchSpec, StrategySpec, parse_spec, read_spec
+from nas.core.spec_template import commented_spec
 from nas.schemas.searches import ExtendBody, ForkBody
 from server.cli import progress, render
 from server.cli.device_options import BoundMs, DeviceOptions, FleetFront, SearchId, device_fields, with_latency_bound
@@ -114,6 +115,23 @@ def submit(
         else:
             text = f"search [bold]{search.id}[/] is {search.status}; follow it with `nas watch {search.id}`"
             render.out(search, service.json_output, lambda _: text)
+
+
+def init(
+    file: Annotated[Path, typer.Argument(help="The file to write.")] = Path("search.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that exists.")] = False,
+) -> None:
+    """Write a commented spec, to be changed and submitted.
+
+    Example: `nas init digits.yaml && nas submit digits.yaml --dry-run`
+    """
+    if file.exists() and not force:
+        raise Conflict(f"{file} exists: choose another name, or write over it with --force")
+    try:
+        file.write_text(commented_spec(SearchSpec()), encoding="utf-8")
+    except OSError as error:
+        raise StorageError(f"cannot write {file}: {error.strerror}") from error
+    typer.echo(f"{file} is a search on digits: change it, then `nas submit {file} --dry-run`")
 
 
 @service_command

@@ -8,6 +8,7 @@ import shlex
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from nas.client import Client
 from nas.core.access import LOCAL
 from nas.core.errors import Conflict, InvalidInput, StorageError
 from nas.core.events import Evaluated, StageFinished
+from nas.core.provenance import Provenance
 from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import (
     UNTRAINED_BUDGET,
@@ -34,15 +36,18 @@ from nas.core.spec import (
     SearchSpec,
     SpaceSpec,
     StrategySpec,
+    read_spec,
 )
+from nas.core.spoken_names import spoken_name
 from nas.engine import stage_names
 from nas.schemas.candidates import FrontSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.searches import SearchSchema
 from nas.strategies.once_for_all import OnceForAllParams
 from server.api.validate import add_device_command
-from server.cli import options, progress, render
+from server.cli import naming, options, progress, render
 from server.cli.app import COMMANDS, app
+from server.cli.commands import decisions
 from server.cli.lazy import CommandEntry, load_command
 from server.cli.scatter import scatter
 from server.cli.serve import _url, listen, serve
@@ -821,3 +826,150 @@ def test_invalid_settings_and_home_are_reported(monkeypatch: pytest.MonkeyPatch,
 )
 def test_local_url_of_bound_address(host: str, url: str) -> None:
     assert _url(host, 80) == url
+
+
+# Names, decisions, and the way in
+
+
+def test_help_groups_commands_and_names_the_version(run: Run) -> None:
+    text = run("--help").stdout
+    for heading in ("Searches", "Results", "Devices, data and models", "The service", "Access"):
+        assert heading in text
+    assert {entry.heading for entry in COMMANDS} == {
+        *("Searches", "Results", "Devices, data and models", "The service", "Access")
+    }
+    assert run("--version").stdout == run("version").stdout
+
+
+def test_a_misspelt_command_has_a_suggestion(run: Run) -> None:
+    done = run("submitt")
+    assert done.exit_code == 2
+    assert "Did you mean 'submit'?" in done.stderr
+
+
+def test_searches_are_meant_by_prefix_spoken_name_and_name(run: Run, service: SeededService) -> None:
+    with service.client() as nas:
+        search = nas.search(service.search)
+    for text in (search.id[:7], search.spoken_name, search.spoken_name.upper()):
+        assert json.loads(run("show", text, "--json").stdout)["id"] == search.id
+    missing = run("show", "no-such-search")
+    assert missing.exit_code == 2
+    assert "no search 'no-such-search'" in missing.stderr
+
+
+def test_a_text_that_means_several_searches_is_refused_with_them(service: SeededService) -> None:
+    with service.client() as nas:
+        ids = sorted(s.id for s in nas.searches(limit=100).items)
+        assert len(ids) > 1
+        with pytest.raises(InvalidInput, match="can mean several candidates"):
+            naming.candidate_id("a", ["a1", "a2"])
+        assert naming.search_id(nas, ids[0]) == ids[0]
+        same_name = nas.search(ids[0]).name
+        named = [s.id for s in nas.searches(limit=100).items if s.name == same_name]
+        if len(named) > 1:
+            with pytest.raises(InvalidInput, match="can mean several searches"):
+                naming.search_id(nas, same_name)
+        else:
+            assert naming.search_id(nas, same_name) == ids[0]
+
+
+def test_candidates_are_pulled_by_their_spoken_name_and_by_recommendation(
+    run: Run, service: SeededService, tmp_path: Path
+) -> None:
+    done = run("pull", SEARCH, spoken_name(MIDDLE), "--to", str(tmp_path), "--json")
+    assert json.loads(done.stdout) == [str(tmp_path / f"{MIDDLE}.zip")]
+    answer = json.loads(run("recommend", SEARCH, "--json").stdout)
+    done = run("pull", SEARCH, "recommended", "--to", str(tmp_path), "--json")
+    assert json.loads(done.stdout) == [str(tmp_path / f"{answer['candidate']['arch']}.zip")]
+    assert spoken_name(BEST) in run("recommend", SEARCH, "--rule", "best").stdout.splitlines()[0]
+    refused = run("recommend", SEARCH, "--max-cost", "0.000001")
+    assert refused.exit_code == 1
+    assert "No member of the front has" in refused.stdout
+
+
+def test_stars_and_notes(run: Run, service: SeededService) -> None:
+    run("star", SEARCH, spoken_name(MIDDLE))
+    assert "ships" in run("note", SEARCH, "it ships", "--candidate", MIDDLE[:6]).stdout
+    run("note", SEARCH, "the good one")
+    with service.client() as nas:
+        marks = {mark.arch: (mark.starred, mark.note) for mark in nas.marks(service.search)}
+    assert marks == {MIDDLE: (True, "it ships"), None: (False, "the good one")}
+    run("star", SEARCH, MIDDLE, "--remove")
+    with service.client() as nas:
+        assert [mark.starred for mark in nas.marks(service.search)] == [False, False]
+
+
+def test_init_writes_a_spec_that_can_be_submitted(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    assert run("init", str(path)).exit_code == 0
+    assert read_spec(SearchSpec, path) == SearchSpec()
+    again = run("init", str(path))
+    assert again.exit_code == 2
+    assert "--force" in again.stderr
+    assert run("init", str(path), "--force").exit_code == 0
+
+
+def test_open_prints_the_page_of_a_search_device_or_list(
+    run: Run, service: SeededService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    with service.client() as nas:
+        name = nas.search(service.search).spoken_name
+        device = nas.devices()[0].name
+    run("open", name)
+    run("open", device)
+    run("open")
+    base = opened[-1].removesuffix("/")
+    assert opened == [f"{base}/searches/{service.search}", f"{base}/devices/{device}", f"{base}/"]
+    assert run("open", "nothing").exit_code == 2
+
+
+def test_a_refused_token_says_what_to_set_where(run: Run, service: SeededService) -> None:
+    service.refuse("GET /v1/searches", 401, "unauthorised", "the token is unknown")
+    done = run("list")
+    assert done.exit_code == 1
+    assert "the token is unknown. Set HWNAS_TOKEN" in done.stderr
+    assert "nas tokens create" in done.stderr
+
+
+def test_logs_in_words_are_the_same_over_rest(run: Run, service: SeededService) -> None:
+    with service.client() as nas:
+        page = nas.logs(service.search)
+        assert [line.text for line in page.items] == [
+            line.split("  ", 1)[1] for line in run("logs", SEARCH).stdout.splitlines()
+        ]
+        first = nas.logs(service.search, limit=2)
+        second = nas.logs(service.search, after=first.last)
+        assert [*first.items, *second.items] == page.items
+        assert "error" in {line.level for line in nas.logs(service.failed).items}
+
+
+def test_reproduce_runs_the_spec_again_and_reports(
+    run: Run, service: SeededService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with service.client() as nas:
+        spec = nas.search(service.search).spec
+    before = {
+        "format": "hwnas model package",
+        "architecture": BEST,
+        "versions": {"torch": "2"},
+        "data": {"content_hash": "ab"},
+        "device": None,
+        "search": Provenance(service.search, spec, None).to_json(),
+        "files": {"model.onnx": {"sha256": "cd"}},
+        "metrics": {"params": {"value": 3.0, "unit": "", "kind": "exact"}},
+    }
+    path = tmp_path / "model.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("manifest.json", json.dumps(before))
+    after = {**before, "metrics": {"params": {"value": 4.0, "unit": "", "kind": "exact"}}}
+    monkeypatch.setattr(decisions, "_manifest", lambda _nas, _search, arch: after if arch == BEST else {})
+    done = run("reproduce", str(path), "--json")
+    assert done.exit_code == 1
+    verdicts = {c["what"]: c["verdict"] for c in json.loads(done.stdout.splitlines()[-1])}
+    assert verdicts["Parameters"] == "diverged"
+    assert verdicts["model.onnx"] == "same"
+    with service.client() as nas:
+        [again] = [s for s in nas.searches(limit=100).items if s.name.endswith(", reproduced")]
+    assert again.spec.model_copy(update={"name": spec.name}) == spec
