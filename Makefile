@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 ARGS   ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo serve test test-long test-fast check bench lock clean
+.PHONY: help install demo serve test test-long test-fast check docs bench lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -43,6 +43,9 @@ check: install ## Format, lint, types, import rules, names, dependencies, compos
 	@$(BIN)/python -m deptry nas search_spaces predictors server workers agent
 	@$(BIN)/python -m deptry --ignore DEP002,DEP004 benchmarks tools tests
 	@$(BIN)/yamllint --strict docker/compose.yaml .yamllint.yaml
+
+docs: install ## The documentation site into server/help_site, which `nas serve` shows under /help
+	@$(BIN)/python -m tools.docs_pages
 
 bench: install ## The benchmarks; results into benchmarks/results
 	@for name in depthwise explorer dry_run malformed service_load idle_memory service_scale kill_matrix replicas measuring this_machine layer_composition latency_transfer nb201_oracle nb201_search la_darts_bounds darts_step fewshot_rank proxy_hints shrinking retraining own_model; do \

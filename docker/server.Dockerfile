@@ -17,8 +17,15 @@ COPY server ./server
 COPY agent ./agent
 RUN /opt/hwnas/bin/pip install -c constraints.txt '.[postgres]'
 
+FROM build AS docs
+COPY mkdocs.yml ./
+COPY docs ./docs
+COPY tools ./tools
+RUN /opt/hwnas/bin/pip install -c constraints.txt '.[docs]' && /opt/hwnas/bin/python -m tools.docs_pages
+
 FROM python:3.11-slim
 COPY --from=build /opt/hwnas /opt/hwnas
+COPY --from=docs /src/server/help_site /opt/hwnas/lib/python3.11/site-packages/server/help_site
 RUN useradd --uid 10001 --create-home hwnas && install -d -o hwnas -g hwnas /data
 ENV PATH=/opt/hwnas/bin:$PATH \
     PYTHONUNBUFFERED=1 \

@@ -74,7 +74,8 @@ def test_everything_copied_exists_and_is_in_the_build_context(path: Path) -> Non
 
 @pytest.mark.parametrize("path", DOCKERFILES, ids=lambda p: p.stem)
 def test_images_are_slim_unprivileged_pinned_and_checked(path: Path) -> None:
-    assert {base.split(" AS ")[0] for base in arguments(path, "FROM")} == {"python:3.11-slim"}
+    stages = [base.partition(" AS ") for base in arguments(path, "FROM")]
+    assert {base for base, _, _ in stages} - {name for _, _, name in stages} == {"python:3.11-slim"}
     words = [name for name, _ in instructions(path)]
     last_stage = words[len(words) - 1 - words[::-1].index("FROM") :]
     assert "USER" in last_stage
