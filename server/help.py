@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -16,6 +18,7 @@ _NOT_BUILT = (
     "The documentation was not built into this installation. In a checkout, `make docs` builds it; its pages are the "
     "Markdown files in the folder docs.\n"
 )
+_NO_ASSETS = "This page needs the package fastapi-offline, which hwnas depends on: pip install fastapi-offline\n"
 
 
 def add_help(app: FastAPI, site: Path = HELP_SITE) -> None:
@@ -23,15 +26,25 @@ def add_help(app: FastAPI, site: Path = HELP_SITE) -> None:
     if (site / "index.html").is_file():
         app.mount("/help", StaticFiles(directory=site, html=True), name="help")
         return
+    app.add_route("/help", _answer(_NOT_BUILT), include_in_schema=False)
 
-    async def not_built(_: Request) -> Response:
-        return PlainTextResponse(_NOT_BUILT, 404)
 
-    app.add_route("/help", not_built, include_in_schema=False)
+def _answer(message: str) -> Callable[[Request], Awaitable[Response]]:
+    """A route for something that this installation does not have."""
+
+    async def answer(_: Request) -> Response:
+        return PlainTextResponse(message, 404)
+
+    return answer
 
 
 def add_api_pages(app: FastAPI) -> None:
-    """``/docs`` (Swagger UI) and ``/redoc``, whose scripts and styles come from this service."""
+    """``/docs`` (Swagger UI) and ``/redoc``, whose scripts and styles come from this service; where the package that
+    holds them is missing, a sentence that says so."""
+    if find_spec("fastapi_offline") is None:
+        for path in ("/docs", "/redoc"):
+            app.add_route(path, _answer(_NO_ASSETS), include_in_schema=False)
+        return
     app.mount(_ASSETS, StaticFiles(packages=[("fastapi_offline", "static")]), name="api pages")
 
     async def swagger(_: Request) -> Response:
