@@ -62,7 +62,14 @@ from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBod
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.recommendations import RecommendationRule, RecommendationSchema
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
-from nas.schemas.service import HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema, WorkerSchema
+from nas.schemas.service import (
+    HealthSchema,
+    ReadinessSchema,
+    SpaceSchema,
+    StrategySchema,
+    TaskSchema,
+    WorkerSchema,
+)
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
 
 # A server restarts within seconds; a watch retries for about a minute and a half.
@@ -165,6 +172,10 @@ class Client:
     def strategies(self) -> list[StrategySchema]:
         """Strategies a spec can name."""
         return self._list(StrategySchema, "/v1/strategies")
+
+    def tasks(self) -> list[TaskSchema]:
+        """Tasks a spec can name."""
+        return self._list(TaskSchema, "/v1/tasks")
 
     def datasets(self) -> list[str]:
         """Data sets a spec can name."""
@@ -511,6 +522,8 @@ class Client:
         """Upload a file of a model, part by part. ``filename``: what to call it, if not as it is called. Raises
         InvalidInput if it cannot be read."""
         try:
+            if path.stat().st_size == 0:
+                raise errors.InvalidInput(f"{filename or path.name}: expected a file of a model, got an empty one")
             with path.open("rb") as file:
                 headers = {"Content-Type": "application/octet-stream"}
                 answer = self._request("POST", "/v1/model-files", headers=headers, content=file)

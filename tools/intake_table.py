@@ -21,12 +21,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from nas.models.graph import InvalidModel
 from nas.models.intake import IntakeReport, report_intake
 from nas.models.reading.exported import read_exported
-from tests.support.models import CASES, Dynamic, Sorted, make_model, save_exported
+from tests.support.models import CASES, Bessel, Dynamic, make_model, save_exported
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "own-models.md"
 BEGIN, END = "<!-- python -m tools.intake_table --write -->", "<!-- end of the table -->"
 MAX_BYTES = 1 << 28
-REFUSED: tuple[tuple[str, Callable[[], nn.Module]], ...] = (("control_flow", Dynamic), ("unknown_operator", Sorted))
+REFUSED: tuple[tuple[str, Callable[[], nn.Module]], ...] = (("control_flow", Dynamic), ("no_onnx", Bessel))
 FAMILIES = {
     "resnet": "plain ResNet",
     "bottleneck_resnet": "ResNet of bottlenecks",
@@ -44,7 +44,15 @@ FAMILIES = {
     "tied": "a weight that two layers share",
     "group_norm": "group norm",
     "control_flow": "control flow that depends on values",
-    "unknown_operator": "an operator without a translation",
+    "group_norm_resnet": "ResNet of group norms",
+    "vit_masked": "ViT of masked attention",
+    "vit_einsum": "ViT of Einstein sums, its mask made of constants",
+    "audio": "audio: convolutions and pools over one dimension",
+    "prelu": "PReLU",
+    "super_resolution": "super-resolution: pixel shuffle, bicubic upsampling",
+    "coordinates": "coordinates from arange, a buffer of numbers",
+    "opaque": "an operator that the intake does not know",
+    "no_onnx": "an operator without a form in ONNX",
 }
 
 
@@ -63,7 +71,7 @@ def table() -> str:
 
 def _row(family: str, report: IntakeReport) -> str:
     resolution = report.resolution
-    steps = f"multiples of {resolution.multiple}" if resolution.scalable else f"fixed: {resolution.reason}"
+    steps = resolution.sentence.removeprefix("may change by ")
     groups = ", ".join(f"{group.units}" for group in report.groups)
     blocks = _counted(len(report.blocks), "block") if report.blocks else "none"
     return f"| {family} | {_counted(len(report.groups), 'group')}, of {groups} units | {blocks} | {steps} |"

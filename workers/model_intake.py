@@ -14,7 +14,7 @@ from torch import nn
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import ExportMismatch, InvalidSpec, MeasurementRefused
-from nas.core.events import Event, SearchState, StageFinished, StageStarted, Warned, fold
+from nas.core.events import Event, InputRefused, SearchState, StageFinished, StageStarted, Warned, fold
 from nas.core.jobs import IntakePayload
 from nas.core.json_types import JsonObject
 from nas.core.metrics import share_interval
@@ -26,7 +26,7 @@ from nas.datasets.storage import load_data
 from nas.export import to_onnx_for_timing
 from nas.models.execution import build
 from nas.models.fitting import require_fit
-from nas.models.graph import InvalidModel, ModelGraph
+from nas.models.graph import InvalidModel, ModelGraph, UnfinishedReading
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadRequest, read_source
 from nas.models.reading.model import ReadModel
@@ -70,7 +70,14 @@ def take_in(
             continue
         yield StageStarted(stage, position, len(stages))
         started_at = clock()
-        outcome = _run(stage, payload, blobs, state, measure)
+        try:
+            outcome = _run(stage, payload, blobs, state, measure)
+        except UnfinishedReading:
+            raise
+        except InvalidModel as error:
+            if isinstance(payload.spec.source, FileSource):  # a package or timm may give another model next time
+                yield InputRefused(str(error))
+            raise
         for warning in outcome.warnings:
             yield Warned(stage, warning)
         finished = StageFinished(stage, clock() - started_at, outcome.result)
@@ -106,7 +113,8 @@ def _read(spec: ModelSpec, blobs: BlobStore) -> ReadModel:
                 request = ReadRequest(package=name, weights=weights)
             case TimmSource(model=name, pretrained=pretrained):
                 request = ReadRequest(timm=name, pretrained=pretrained, weights=weights)
-        return read_source(request, spec.source.label)
+        weights_name = spec.weights.filename if spec.weights is not None else ""
+        return read_source(request, spec.source.label, weights_name=weights_name)
 
 
 def _write(file: UploadedFile, path: Path, blobs: BlobStore) -> Path:

@@ -153,6 +153,14 @@ class Concluded:
 
 
 @dataclass(frozen=True)
+class InputRefused:
+    """The job's input cannot be used, however often it is tried; the job fails with the same ``reason``."""
+
+    kind: ClassVar[str] = "input_refused"
+    reason: str
+
+
+@dataclass(frozen=True)
 class MeasurementsWanted:
     """The job waits until the agent of a device has measured networks: ``networks`` gives the model of each (sha256) by
     its id, ``profile`` the device with the protocol to measure by. The last word of an attempt."""
@@ -264,6 +272,7 @@ Event = (
     | DataRead
     | ClassRecall
     | Concluded
+    | InputRefused
 )
 
 _TYPES: Mapping[str, type[Event]] = {
@@ -285,6 +294,7 @@ _TYPES: Mapping[str, type[Event]] = {
         DataRead,
         ClassRecall,
         Concluded,
+        InputRefused,
     )
 }
 
@@ -318,7 +328,7 @@ def _adapter(kind: str) -> TypeAdapter[Event]:
 class SearchState:
     """The fold of a search's events. Treat as a value: ``fold`` returns the next one. ``data`` is None
     before the data were read, and in searches of versions that kept no account of them. ``class_recall``: what
-    ``ClassRecall`` events say, by architecture id."""
+    ``ClassRecall`` events say, by architecture id; ``refused``: whether its input cannot be used."""
 
     stage: str | None = None
     finished: StageResults = field(default_factory=dict)
@@ -332,6 +342,7 @@ class SearchState:
     data: DataAccount | None = None
     class_recall: Mapping[str, tuple[float | None, ...]] = field(default_factory=dict)
     conclusions: tuple[Conclusion, ...] = ()
+    refused: bool = False
 
     def of(self, origin: Origin) -> list[Candidate]:
         """The candidates of one origin, in the order they were first evaluated."""
@@ -347,6 +358,8 @@ def fold(state: SearchState, event: Event) -> SearchState:
             return replace(state, class_recall={**state.class_recall, event.arch.id: event.recall_by_class})
         case Concluded():
             return replace(state, conclusions=event.conclusions)
+        case InputRefused():
+            return replace(state, refused=True)
         case StageStarted():
             return replace(state, stage=event.stage)
         case Evaluated() | Measured():

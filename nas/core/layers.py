@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from nas.core.operators import GraphOperator, UnaryOp
+
 MapShape = tuple[int, int, int]
 Activation = Literal["relu", "hswish"]
 Normalisation = Literal["affine", "plain"]  # batch norm with and without scale and shift
@@ -319,6 +321,49 @@ class Concat(LayerBase):
 
 
 @dataclass(frozen=True)
+class LayerOperand:
+    """What an operator reads: a value or, if ``is_weight``, a parameter. ``shape``: for one image, whose dimension it
+    includes."""
+
+    shape: tuple[int, ...]
+    is_weight: bool
+
+
+@dataclass(frozen=True)
+class OperatorLayer:
+    """A layer of a user's model: an operator of its graph, with a batch norm that it takes up (``has_norm``) and the
+    activation after it. ``result``: the shape of its output as ``LayerOperand.shape``; ``text``: its settings."""
+
+    name: str
+    inputs: tuple[str, ...]
+    in_shape: MapShape
+    out_shape: MapShape
+    op: str
+    params: int
+    macs: int
+    operator: GraphOperator
+    operands: tuple[LayerOperand, ...]
+    result: tuple[int, ...]
+    text: str
+    has_norm: bool = False
+    activation: UnaryOp | None = None
+
+    @cached_property
+    def detail(self) -> str:
+        """Text such as ``3x3, stride 2, relu``; shapes that ``in_shape`` does not tell are part of it."""
+        shapes = [operand.shape for operand in self.operands if not operand.is_weight]
+        told = len(shapes) == 1 and len(shapes[0]) == 4
+        others = "" if told else f" of {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+        return f"{self.text}{f', {self.activation.function}' if self.activation is not None else ''}{others}"
+
+    @property
+    def window(self) -> int | None:
+        """The height of a convolution's kernel."""
+        weights = [operand.shape for operand in self.operands if operand.is_weight]
+        return weights[0][2] if weights and len(weights[0]) == 4 else None
+
+
+@dataclass(frozen=True)
 class CustomLayer:
     """A layer of a plug-in, of a kind that this file lacks: it is counted and drawn, but there is neither an ONNX model
     of it alone nor its activation memory."""
@@ -344,5 +389,6 @@ Layer: TypeAlias = (
     | BatchNorm
     | Skip
     | Concat
+    | OperatorLayer
     | CustomLayer
 )

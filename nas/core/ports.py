@@ -157,6 +157,10 @@ class SearchSpace(Protocol):
         """Genes of the networks to compare a front with, by the name that charts show."""
 
     @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """Genes of networks of the literature that a spec can name as references, by their names there."""
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training
         images."""

@@ -157,11 +157,12 @@ UNTRAINED_BUDGET = BudgetSpec(evaluations=16, verified=6)
 
 
 class ReferenceSpec(_Strict):
-    """A network of the search space that the front is compared with, such as a published one: ``genes`` has the
-    position of its choice in each decision, as they are in the answers for candidates and in a package's manifest."""
+    """A network of the search space that the front is compared with: ``genes`` has the position of its choice in each
+    decision, as they are in the answers for candidates and in a package's manifest. None: the published network of this
+    ``name`` that the space knows, such as MobileNetV3-Large."""
 
     name: str = Field(min_length=1, max_length=60)
-    genes: tuple[int, ...] = Field(min_length=1)
+    genes: tuple[int, ...] | None = Field(default=None, min_length=1)
 
 
 class ExportSpec(_Strict):

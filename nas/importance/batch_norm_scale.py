@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from torch import Tensor
 
+from nas.core.operators import BatchNormOp
 from nas.importance.sums import UnitScores, UnitSums
 from nas.models.channels import ChannelAnalysis
 from nas.models.graph import ModelGraph, WeightArrays
-from nas.models.operators import BatchNormOp
 
 
 def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnalysis, x_BCHW: Tensor) -> UnitScores:

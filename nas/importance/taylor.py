@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.core.operators import BinaryOp, Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.importance.sums import UnitScores, UnitSums
 from nas.models.channels import ChannelAnalysis
 from nas.models.execution import build
 from nas.models.graph import GraphNode, GraphValue, ModelGraph, WeightArrays
-from nas.models.operators import BinaryOp, Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.units import UnitArray
 
 _READERS = (Conv2dOp, ConvTranspose2dOp, LinearOp)

@@ -6,9 +6,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from nas.core.errors import UnknownName
+from nas.core.operators import BinaryOp
 from nas.models.channels import layer_name
 from nas.models.graph import GraphNode, ModelGraph, without_unread
-from nas.models.operators import BinaryOp
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from nas.core.operators import Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.graph import GraphNode, ModelGraph
-from nas.models.operators import Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.propagation import ParameterAxis, Propagation, propagate
 from nas.models.units import Reason, UnitArray
 

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape, WeightArrays, check_weights
-from nas.models.operators import (
+from nas.core.operators import (
     AdaptivePool2dOp,
     AttentionOp,
     BatchNormOp,
@@ -27,9 +26,12 @@ from nas.models.operators import (
     LayerNormOp,
     LinearOp,
     MatMulOp,
+    OpaqueOp,
     Pad2dOp,
     PermuteOp,
+    PixelShuffleOp,
     Pool2dOp,
+    PReluOp,
     ReduceOp,
     ReshapeOp,
     SliceOp,
@@ -39,6 +41,8 @@ from nas.models.operators import (
     UnsqueezeOp,
     UpsampleOp,
 )
+from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape, WeightArrays, check_weights
+from nas.models.opaque import run_opaque
 
 _UNARY: Mapping[str, Callable[..., Tensor]] = {
     "relu": F.relu,
@@ -99,11 +103,9 @@ class GraphModule(nn.Module):
         self.graph = graph
         self._execution = GraphExecution(graph)
         self._masks = masks or {}
-        statistics = batch_norm_statistics(graph)
         tensors = {value.name: _tensor(weights[value.name]) for value in graph.parameters}
-        for name, tensor in tensors.items():
-            if tensor.is_floating_point() and name not in statistics:
-                tensors[name] = nn.Parameter(tensor)
+        for value in graph.learned:
+            tensors[value.name] = nn.Parameter(tensors[value.name])
         self._attributes = {name: f"parameter_{i}" for i, name in enumerate(tensors) if _is_read(graph, name)}
         for name, attribute in self._attributes.items():
             tensor = tensors[name]
@@ -170,6 +172,8 @@ class GraphExecution:
             else:
                 output = _run(node, [values[name] for name in node.operands], batch)
             mask = masks.get(node.name)
+            if mask is not None and isinstance(node.operator, LayerNormOp | GroupNormOp):
+                output = _masked_norm(node.operator, mask, *(values[name] for name in node.operands))
             values[node.name] = output if mask is None else torch.where(mask, output, torch.zeros_like(output))
             for name in self._dropped[node.name]:
                 del values[name]
@@ -236,8 +240,7 @@ def _batch_norm(node: GraphNode, tensors: Sequence[Tensor]) -> nn.Module:
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:
-    assert isinstance(tensor, nn.Parameter)
-    return tensor
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -258,8 +261,12 @@ def _run(node: GraphNode, operands: list[Tensor], batch: int) -> Tensor:
             return _UNARY[function](x, *constants)
         case BinaryOp():
             return _binary(operator, operands)
-        case Pool2dOp() | AdaptivePool2dOp() | UpsampleOp() | Pad2dOp():
+        case PReluOp():
+            return F.prelu(x, operands[1])
+        case Pool2dOp() | AdaptivePool2dOp() | UpsampleOp() | PixelShuffleOp() | Pad2dOp():
             return _resized(operator, x)
+        case OpaqueOp():
+            return run_opaque(operator, operands)
         case MatMulOp():
             return torch.matmul(x, operands[1])
         case SoftmaxOp(dim=dim):
@@ -305,6 +312,31 @@ def _norm(
     return torch.group_norm(x, operator.groups, scale, shift, operator.eps)
 
 
+def _masked_norm(
+    operator: LayerNormOp | GroupNormOp,
+    mask: Tensor,
+    x: Tensor,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> Tensor:
+    """The norm over the elements in ``mask``, of x (N, ...) whose other elements are zero."""
+    if isinstance(operator, GroupNormOp):
+        x_NG, first = x.reshape(len(x), operator.groups, -1, *x.shape[2:]), 2
+        along: tuple[int, ...] = (1, -1, *(1,) * (x.ndim - 2))
+    else:
+        x_NG, first = x, x.ndim - operator.rank
+        along = tuple(x.shape[first:])
+    count = mask.expand_as(x).to(x.dtype).reshape(x_NG.shape)
+    dims = tuple(range(first, x_NG.ndim))
+    counts = count.sum(dims, keepdim=True).clamp(min=1.0)
+    mean = x_NG.sum(dims, keepdim=True) / counts
+    variance = (count * (x_NG - mean).square()).sum(dims, keepdim=True) / counts
+    normal = ((x_NG - mean) * torch.rsqrt(variance + operator.eps)).reshape(x.shape)
+    if scale is not None:
+        normal = normal * scale.reshape(along)
+    return normal if shift is None else normal + shift.reshape(along)
+
+
 def _binary(operator: BinaryOp, operands: list[Tensor]) -> Tensor:
     x, constant = operands[0], operator.constant
     if constant is None:
@@ -324,7 +356,7 @@ def _binary(operator: BinaryOp, operands: list[Tensor]) -> Tensor:
             return _BINARY[function](x, constant)
 
 
-def _resized(operator: Pool2dOp | AdaptivePool2dOp | UpsampleOp | Pad2dOp, x: Tensor) -> Tensor:
+def _resized(operator: Pool2dOp | AdaptivePool2dOp | UpsampleOp | PixelShuffleOp | Pad2dOp, x: Tensor) -> Tensor:
     match operator:
         case Pool2dOp(mode="max", kernel=kernel, stride=stride, padding=padding, ceil_mode=ceil):
             return F.max_pool2d(x, kernel, stride, padding, ceil_mode=ceil)
@@ -338,6 +370,8 @@ def _resized(operator: Pool2dOp | AdaptivePool2dOp | UpsampleOp | Pad2dOp, x: Te
             return F.interpolate(x, scale_factor=scale, mode="nearest")
         case UpsampleOp(mode=mode, scale=scale, aligns_corners=aligned):
             return F.interpolate(x, scale_factor=scale, mode=mode, align_corners=aligned)
+        case PixelShuffleOp(factor=factor):
+            return F.pixel_shuffle(x, factor)
         case Pad2dOp(padding=(top, left, bottom, right), value=value):
             return F.pad(x, (left, right, top, bottom), value=value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeAlias
 
@@ -13,11 +13,14 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
-from nas.models.operators import GraphOperator
+from nas.core.operators import GraphOperator
 
 TensorShape = tuple[int, ...]
 WeightArrays: TypeAlias = Mapping[str, NDArray[Any]]
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Written by this version. In graphs of version 1, stored by earlier ones, channels that a norm runs over stay, and
+buffers are trained: searches over them were made so."""
+READABLE_VERSIONS = (1, 2)
 
 
 class InvalidModel(InvalidInput):
@@ -26,13 +29,19 @@ class InvalidModel(InvalidInput):
     code = "invalid_model"
 
 
+class UnfinishedReading(InvalidModel):
+    """A model that was not read to its end, for want of time or memory; on another machine it may be."""
+
+
 @dataclass(frozen=True)
 class GraphValue:
-    """An input or a parameter of the graph (weights, statistics and constants alike)."""
+    """An input or a parameter of the graph (weights, statistics and constants alike). ``is_buffer``: it is part of the
+    model but not trained, as buffers and constants of a module are."""
 
     name: str
     shape: TensorShape
     dtype: str = "float32"
+    is_buffer: bool = False
 
     @property
     def size(self) -> int:
@@ -78,6 +87,22 @@ class ModelGraph:
         return frozenset(value.name for value in self.parameters)
 
     @cached_property
+    def learned(self) -> tuple[GraphValue, ...]:
+        """The parameters that training changes: floating-point numbers that are neither buffers nor statistics of batch
+        norms."""
+        statistics = {name for node in self.nodes if node.operator.kind == "batch_norm" for name in node.operands[1:3]}
+        return tuple(
+            value
+            for value in self.parameters
+            if not value.is_buffer and value.name not in statistics and np.dtype(value.dtype).kind == "f"
+        )
+
+    @cached_property
+    def narrows_norms(self) -> bool:
+        """Whether channels that a layer norm runs over may be removed; the norm runs over those that remain."""
+        return self.format_version >= 2
+
+    @cached_property
     def batch(self) -> int:
         """Number of images in the example."""
         return self.inputs[0].shape[0]
@@ -120,8 +145,8 @@ class ModelGraph:
             first = error.errors()[0]
             place = ".".join(str(part) for part in first["loc"])
             raise InvalidModel(f"expected the JSON of a graph, got at {place}: {first['msg']}") from None
-        if graph.format_version != FORMAT_VERSION:
-            raise InvalidModel(f"expected a graph of format {FORMAT_VERSION}, got {graph.format_version}")
+        if graph.format_version not in READABLE_VERSIONS:
+            raise InvalidModel(f"expected a graph of a format up to {FORMAT_VERSION}, got {graph.format_version}")
         graph.check()
         return graph
 
@@ -144,7 +169,7 @@ def without_unread(graph: ModelGraph) -> ModelGraph:
             needed.update(node.operands)
             nodes.append(node)
     parameters = tuple(value for value in graph.parameters if value.name in needed)
-    return ModelGraph(graph.inputs, parameters, tuple(reversed(nodes)), graph.outputs)
+    return replace(graph, parameters=parameters, nodes=tuple(reversed(nodes)))
 
 
 def count_parameters(graph: ModelGraph) -> int:

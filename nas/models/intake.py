@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 
 from pydantic import TypeAdapter, ValidationError
 
+from nas.core.operators import BatchNormOp, Conv2dOp, ConvTranspose2dOp, LinearOp, OpaqueOp
 from nas.models.blocks import ResidualBlock, find_residual_blocks
 from nas.models.channels import ChannelGroup, FixedChannels, analyse_channels, layer_name
 from nas.models.graph import InvalidModel, ModelGraph, TensorShape, count_parameters
-from nas.models.operators import BatchNormOp, Conv2dOp, ConvTranspose2dOp, LinearOp
 from nas.models.shapes import infer_shapes
 
 MULTIPLES = (1, 2, 4, 8, 16, 32, 64)
@@ -22,6 +22,14 @@ class ResolutionReport:
     scalable: bool
     multiple: int | None = None
     reason: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """What reports say of it."""
+        if not self.scalable:
+            return f"fixed: {self.reason}"
+        steps = "any number of" if self.multiple == 1 else f"multiples of {self.multiple}"
+        return f"may change by {steps} pixels"
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,20 @@ class OutlinedLayer:
 
 
 @dataclass(frozen=True)
+class OpaqueOperator:
+    """An operator that the intake does not know, such as ``aten.sort.default``: it is run as it is, and channels that
+    it reads stay. ``module``: where it is; ``reason``: what of it is not known."""
+
+    module: str
+    operator: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class IntakeReport:
     """Counts are those of the model as it came. ``batch_norms`` counts batch norms; 0 with convolutions means that they
     were folded, or that the model never had any. ``any_batch``: it takes any number of images at once. ``layers``: all
-    layers with weights, in the order of the model."""
+    layers with weights, in the order of the model; ``opaque``: operators that are not known."""
 
     inputs: tuple[tuple[str, TensorShape], ...]
     outputs: tuple[TensorShape, ...]
@@ -52,6 +70,7 @@ class IntakeReport:
     blocks: tuple[ResidualBlock, ...]
     resolution: ResolutionReport
     layers: tuple[OutlinedLayer, ...]
+    opaque: tuple[OpaqueOperator, ...] = ()
 
     def to_json(self) -> bytes:
         """The report as JSON."""
@@ -81,6 +100,7 @@ def report_intake(graph: ModelGraph) -> IntakeReport:
         blocks=find_residual_blocks(graph),
         resolution=_report_resolution(graph),
         layers=_outline(graph),
+        opaque=_opaque(graph),
     )
 
 
@@ -92,6 +112,16 @@ def _outline(graph: ModelGraph) -> tuple[OutlinedLayer, ...]:
             channels, size = (node.shape[1], node.shape[2]) if is_map else (node.shape[-1], 1)
             layers.setdefault(layer_name(node), OutlinedLayer(layer_name(node), node.operator.kind, channels, size))
     return tuple(layers.values())
+
+
+def _opaque(graph: ModelGraph) -> tuple[OpaqueOperator, ...]:
+    """One for each place and operator, in the order of the model."""
+    operators = [
+        OpaqueOperator(layer_name(node), node.operator.operator, node.operator.reason)
+        for node in graph.nodes
+        if isinstance(node.operator, OpaqueOp)
+    ]
+    return tuple(dict.fromkeys(operators))
 
 
 def takes_any_batch(graph: ModelGraph) -> bool:

@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.errors import InvalidInput, UnknownName
-from nas.models.blocks import skip_blocks
-from nas.models.channels import ChannelAnalysis, analyse_channels
-from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape, WeightArrays
-from nas.models.operators import (
+from nas.core.operators import (
     Conv2dOp,
     ConvTranspose2dOp,
     ExpandOp,
@@ -24,6 +21,9 @@ from nas.models.operators import (
     ReshapeOp,
     SliceOp,
 )
+from nas.models.blocks import skip_blocks
+from nas.models.channels import ChannelAnalysis, analyse_channels
+from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape, WeightArrays
 from nas.models.propagation import ParameterAxis
 from nas.models.shapes import check_shapes
 from nas.models.units import UnitArray
@@ -81,7 +81,7 @@ def narrow_graph(
     positions = {axis: np.flatnonzero(remains[units]) for axis, units in analysis.axes.items()}
     parameters = tuple(_narrow_parameter(value, positions) for value in graph.parameters)
     nodes = tuple(_narrow_node(graph, node, masks, shapes) for node in graph.nodes)
-    narrowed = skip_blocks(ModelGraph(graph.inputs, parameters, nodes, graph.outputs), skipped)
+    narrowed = skip_blocks(replace(graph, parameters=parameters, nodes=nodes), skipped)
     check_shapes(narrowed)
     remaining = narrowed.parameter_names
     shorter = {

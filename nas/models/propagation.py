@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from nas.models.graph import GraphNode, ModelGraph, TensorShape
-from nas.models.operators import (
+from nas.core.operators import (
     AdaptivePool2dOp,
     AttentionOp,
     BatchNormOp,
@@ -26,9 +25,12 @@ from nas.models.operators import (
     LayerNormOp,
     LinearOp,
     MatMulOp,
+    OpaqueOp,
     Pad2dOp,
     PermuteOp,
+    PixelShuffleOp,
     Pool2dOp,
+    PReluOp,
     ReduceOp,
     ReshapeOp,
     SliceOp,
@@ -38,6 +40,7 @@ from nas.models.operators import (
     UnsqueezeOp,
     UpsampleOp,
 )
+from nas.models.graph import GraphNode, ModelGraph, TensorShape
 from nas.models.units import Reason, UnitArray, UnitSets, compress, spread, varying
 
 MAX_ELEMENTS = 50_000_000
@@ -81,10 +84,15 @@ def _outputs(state: Propagation, node: GraphNode) -> UnitArray:
         case BatchNormOp():
             return _batch_norm(state, node, operands[0])
         case LayerNormOp():
-            dims = tuple(range(len(node.shape) - operator.rank, len(node.shape)))
-            return _fix_along(
-                state, node, operands[0], dims, "a layer norm over these channels depends on their number"
-            )
+            return _layer_norm(state, node, operands[0], operator.rank)
+        case PReluOp():
+            return _prelu(state, node, operands[0])
+        case PixelShuffleOp():
+            return _pixel_shuffle(state, node, operands[0], operator.factor)
+        case OpaqueOp():
+            for units in operands:
+                state.sets.fix(units, _because(node, f"{operator.operator} keeps what it reads: {operator.reason}"))
+            return _staying(len(node.shape))
         case GroupNormOp():
             return _group_norm(state, node, operands[0], operator.groups)
         case SoftmaxOp():
@@ -254,13 +262,42 @@ def _group_norm(state: Propagation, node: GraphNode, x: UnitArray, groups: int) 
     if mixed:
         x = state.sets.join_along(x, mixed, _because(node, "a norm runs over them and over channels that must stay"))
     channels = _channels(state, node, x, 1)
-    if groups == 1:
+    if groups == 1 and not state.graph.narrows_norms:
         state.sets.fix(channels, _because(node, "a norm over these channels depends on their number"))
-    for group in channels.reshape(groups, -1):
+    for group in channels.reshape(groups, -1) if groups > 1 else ():
         state.sets.join((int(unit) for unit in group), _because(node, "their group holds channels that must stay"))
     for parameter in node.operands[1:]:
         _assign(state, node, parameter, 0, channels)
     return _along(channels, x.ndim, 1)
+
+
+def _layer_norm(state: Propagation, node: GraphNode, x: UnitArray, rank: int) -> UnitArray:
+    """Of the channels that a norm runs over, any can be removed; the norm then runs over those that remain."""
+    first = x.ndim - rank
+    dims = [dim for dim in varying(x) if dim >= first]
+    if not state.graph.narrows_norms or len(varying(x)) > 1:
+        text = "a layer norm over these channels depends on their number"
+        return _fix_along(state, node, x, tuple(range(first, x.ndim)), text)
+    for dim in dims:
+        for parameter in node.operands[1:]:
+            _assign(state, node, parameter, dim - first, x.reshape(-1))
+    return state.sets.resolve(x)
+
+
+def _prelu(state: Propagation, node: GraphNode, x: UnitArray) -> UnitArray:
+    if state.graph.shapes[node.operands[1]] == (1,):
+        return x
+    channels = _channels(state, node, x, 1)
+    _assign(state, node, node.operands[1], 0, channels)
+    return _along(channels, x.ndim, 1)
+
+
+def _pixel_shuffle(state: Propagation, node: GraphNode, x: UnitArray, factor: int) -> UnitArray:
+    """The channels that become the pixels of one are removed together."""
+    blocks = _channels(state, node, x, 1).reshape(-1, factor**2)
+    for block in blocks:
+        state.sets.join((int(unit) for unit in block), _because(node, "they become pixels of channels that must stay"))
+    return _along(state.sets.resolve(blocks[:, 0]), 4, 1)
 
 
 def _binary(state: Propagation, node: GraphNode, first: UnitArray, second: UnitArray) -> UnitArray:
@@ -331,6 +368,7 @@ def _product(state: Propagation, node: GraphNode, first: UnitArray, second: Unit
 
 
 def _concatenate(state: Propagation, node: GraphNode, dim: int, operands: list[UnitArray]) -> UnitArray:
+    operands = _with_free_parameters(state, node, dim, operands)
     sizes = [state.graph.shapes[name][dim] for name in node.operands]
     shape = tuple(max(units.shape[i] for units in operands) for i in range(len(node.shape)))
     wide = [spread(u, (*shape[:dim], n, *shape[dim + 1 :])) for u, n in zip(operands, sizes, strict=True)]
@@ -338,6 +376,42 @@ def _concatenate(state: Propagation, node: GraphNode, dim: int, operands: list[U
     if any(i != dim for i, size in enumerate(shape) if size > 1):
         return state.sets.join_along(joined, (dim,), _because(node, "they are joined with values whose channels stay"))
     return joined
+
+
+def _with_free_parameters(state: Propagation, node: GraphNode, dim: int, operands: list[UnitArray]) -> list[UnitArray]:
+    """The units of operands that are joined along ``dim``. A parameter among them that nothing else reads, such as a
+    class token, has the channels of the others."""
+    channels = next(
+        ((units, varying(units)[0]) for units in operands if len(varying(units)) == 1 and varying(units)[0] != dim),
+        None,
+    )
+    if channels is None or not state.graph.narrows_norms:
+        return operands
+    units, channel_dim = channels
+    joined = []
+    for name, own in zip(node.operands, operands, strict=True):
+        parameter = None if own.any() else _read_once(state.graph, name)
+        shape = state.graph.shapes[parameter] if parameter is not None else ()
+        axis = channel_dim - (len(node.shape) - len(shape))
+        if parameter is None or axis < 0 or shape[axis] != units.shape[channel_dim]:
+            joined.append(own)
+            continue
+        _assign(state, node, parameter, axis, units.reshape(-1))
+        state.values[name] = units
+        joined.append(units)
+    return joined
+
+
+def _read_once(graph: ModelGraph, name: str) -> str | None:
+    """The parameter that a value is, or is a repetition of, if nothing else reads it."""
+    if len(graph.readers[name]) != 1:
+        return None
+    if name in graph.parameter_names:
+        return name
+    made = next((node for node in graph.nodes if node.name == name), None)
+    if made is None or not isinstance(made.operator, ExpandOp):
+        return None
+    return _read_once(graph, made.operands[0])
 
 
 def _reshape(state: Propagation, node: GraphNode, x: UnitArray, shape: TensorShape) -> UnitArray:

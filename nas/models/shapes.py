@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape
-from nas.models.operators import (
+from nas.core.operators import (
     AdaptivePool2dOp,
     AttentionOp,
     BatchNormOp,
@@ -22,9 +21,12 @@ from nas.models.operators import (
     LayerNormOp,
     LinearOp,
     MatMulOp,
+    OpaqueOp,
     Pad2dOp,
     PermuteOp,
+    PixelShuffleOp,
     Pool2dOp,
+    PReluOp,
     ReduceOp,
     ReshapeOp,
     SliceOp,
@@ -34,6 +36,7 @@ from nas.models.operators import (
     UnsqueezeOp,
     UpsampleOp,
 )
+from nas.models.graph import GraphNode, InvalidModel, ModelGraph, TensorShape
 
 
 def infer_shapes(graph: ModelGraph, input_shapes: Mapping[str, TensorShape]) -> dict[str, TensorShape]:
@@ -103,6 +106,9 @@ def _infer(node: GraphNode, operands: list[TensorShape], batch: int) -> TensorSh
         case LayerNormOp():
             _require(all(s == x[-operator.rank :] for s in operands[1:]), "scale and shift have the normalised shape")
             return x
+        case PReluOp():
+            _require(operands[1] in ((1,), (x[1],)), f"one slope, or one for each of {x[1]} channels, is read")
+            return x
         case UnaryOp() | SoftmaxOp():
             return x
         case BinaryOp():
@@ -114,6 +120,11 @@ def _infer(node: GraphNode, operands: list[TensorShape], batch: int) -> TensorSh
             return *x[:2], *operator.size
         case UpsampleOp():
             return *x[:2], *(math.floor(size * scale) for size, scale in zip(x[2:], operator.scale, strict=True))
+        case PixelShuffleOp(factor=factor):
+            _require(x[1] % factor**2 == 0, f"{x[1]} channels are not blocks of {factor**2}")
+            return x[0], x[1] // factor**2, x[2] * factor, x[3] * factor
+        case OpaqueOp():
+            return _opaque(operator, operands, batch)
         case Pad2dOp():
             top, left, bottom, right = operator.padding
             return *x[:-2], x[-2] + top + bottom, x[-1] + left + right
@@ -162,6 +173,12 @@ def _rearranged(
             return shape
         case _:
             assert_never(operator)
+
+
+def _opaque(operator: OpaqueOp, operands: list[TensorShape], batch: int) -> TensorShape:
+    expected = [shape.of(batch) for shape in operator.operand_shapes]
+    _require(operands == expected, f"{operator.operator} keeps the shapes {[list(shape) for shape in expected]}")
+    return operator.shape.of(batch)
 
 
 def _convolution(operator: Conv2dOp | ConvTranspose2dOp, operands: list[TensorShape]) -> TensorShape:

@@ -8,7 +8,9 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from nas.core.cells import CellGraph
+from nas.core.measures import Goal
 from nas.core.scheduling import NodeResources
+from nas.core.tasks import LabelKind, OutputKind
 
 
 class SpaceSchema(BaseModel):
@@ -33,6 +35,24 @@ class StrategySchema(BaseModel):
     params: dict[str, Any] = {}
     relaxed_only: bool = False
     model_only: bool = False
+
+
+class TaskSchema(BaseModel):
+    """A task that a spec can name. ``objective``: the name of its quality among a search's objectives, which people
+    call ``quality``, in ``unit``; ``goal``: whether more of it is better. ``labels`` and ``outputs``: what an image's
+    label is, and what networks give for it; ``of_model``: whether a user's model stands in for labels. ``metrics``: all
+    that networks are reported by."""
+
+    name: str
+    summary: str
+    objective: str
+    quality: str
+    unit: str
+    goal: Goal
+    labels: LabelKind
+    outputs: OutputKind
+    of_model: bool = False
+    metrics: list[str] = []
 
 
 class HealthSchema(BaseModel):

@@ -68,6 +68,11 @@ class SpaceDefaults:
         return {}
 
     @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """None."""
+        return {}
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """None."""
         return None

@@ -22,6 +22,7 @@ from nas.core.layers import (
     GlobalAveragePool,
     Linear,
     Normalisation,
+    OperatorLayer,
     Pool2d,
     ShiftedConv2d,
     Skip,
@@ -153,8 +154,8 @@ class _Builder:
                 return self._relu(x, size)
             case Zeros():
                 return self._add("Mul", [x], size, 1)
-            case CustomLayer():
-                raise InvalidInput(f"layer {node.name!r}: the operators of a custom layer ({node.op}) are unknown")
+            case CustomLayer() | OperatorLayer():
+                raise InvalidInput(f"layer {node.name!r}: the operators of such a layer ({node.op}) are not counted")
             case _:
                 assert_never(node)
 

@@ -23,11 +23,13 @@ from nas.core.layers import (
     GlobalAveragePool,
     Layer,
     Linear,
+    OperatorLayer,
     Pool2d,
     ShiftedConv2d,
     Skip,
     SqueezeExcite,
 )
+from nas.spaces.operator_onnx import OWN_WEIGHTS, add_layer
 
 OPSET, IR_VERSION = 17, 8  # those of the models of whole networks
 _ACTIVATIONS: dict[Activation, str] = {"relu": "Relu", "hswish": "HardSwish"}
@@ -45,6 +47,8 @@ def layer_to_onnx(layer: Layer) -> bytes:
 
     Raises InvalidInput for a skip connection, which no runtime executes, and for a custom layer of a plug-in.
     """
+    if isinstance(layer, OperatorLayer):
+        return _operator_to_onnx(layer)
     model = _Model(layer.in_shape)
     match layer:
         case Conv2d():
@@ -98,20 +102,36 @@ def layer_to_onnx(layer: Layer) -> bytes:
     return model.to_bytes()
 
 
+def _operator_to_onnx(layer: OperatorLayer) -> bytes:
+    """A layer of a user's model, on one image. One that reads weights alone reads the first as if it were a value."""
+    values = [i for i, operand in enumerate(layer.operands) if not operand.is_weight] or [0]
+    model = _Model(layer.operands[values[0]].shape, any_batch=False)
+    names = []
+    for i, operand in enumerate(layer.operands):
+        if i in values:
+            names.append(model.last if i == values[0] else model.input(operand.shape, any_batch=False))
+        elif not isinstance(layer.operator, OWN_WEIGHTS):
+            names.append(model.weights(*operand.shape))
+    model.last = names[0]
+    add_layer(model, layer, tuple(names))
+    return model.to_bytes()
+
+
 class _Model:
     """A chain of operators, each of which reads the last one; other inputs stand for other layers."""
 
-    def __init__(self, shape: tuple[int, int, int]) -> None:
+    def __init__(self, shape: Sequence[int], *, any_batch: bool = True) -> None:
         self._rng = np.random.default_rng(0)
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
-        self.last = self.input(shape)
+        self.last = self.input(shape, any_batch=any_batch)
 
-    def input(self, shape: Sequence[int]) -> str:
-        """Add an input to the model."""
+    def input(self, shape: Sequence[int], *, any_batch: bool = True) -> str:
+        """Add an input to the model. ``any_batch``: for any number of images, which ``shape`` leaves out."""
         name = f"input{len(self._inputs)}"
-        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape]))
+        sizes = ["batch", *shape] if any_batch else list(shape)
+        self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
         return name
 
     def flatten(self) -> None:

@@ -93,6 +93,11 @@ class SpaceWrapper:
         return self.inner.references
 
     @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """Of ``inner``."""
+        return self.inner.published
+
+    @property
     def preprocessing(self) -> Preprocessing | None:
         """Of ``inner``."""
         return self.inner.preprocessing

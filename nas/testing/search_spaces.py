@@ -72,7 +72,7 @@ def check_canonical(space: SearchSpace) -> None:
     assert (space.features(genes) == space.features(canonical)).all()
     if space.features_as_written is not None:
         assert (space.features_as_written(canonical) == space.features(canonical)).all()
-    for compared in space.references.values():
+    for compared in (*space.references.values(), *space.published.values()):
         check_genes(space.decisions, np.array([compared]))
     if space.pretrained_genes is not None:
         assert (space.canonical(np.array([space.pretrained_genes])) == space.pretrained_genes).all()

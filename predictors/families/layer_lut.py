@@ -20,7 +20,7 @@ from nas.core.layers import Layer
 from nas.core.ports import SearchSpace
 from predictors.families.bayesian_linear import BayesianLinear
 
-FREE = ("skip",)  # operations that no runtime executes
+FREE = ("skip", "reshape")  # operations that no runtime executes
 MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
 _STILL = 1024  # networks in a row that bring no new layer
 _GROUP = 256

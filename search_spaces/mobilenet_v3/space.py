@@ -139,6 +139,16 @@ PRESETS: dict[str, SpaceParams] = {
 }
 
 
+_LARGE = (
+    ((3, 4), (3, 3)),
+    ((5, 3), (5, 3), (5, 3)),
+    ((3, 6), (3, 2.5), (3, 2.3), (3, 2.3)),
+    ((3, 6), (3, 6)),
+    ((5, 6), (5, 6), (5, 6)),
+)
+"""MobileNetV3-Large (Howard et al., table 1): kernel and expansion of each block, by stage."""
+
+
 def build(params: Mapping[str, JsonValue], shape: ImageShape) -> MobileNetV3:
     """The space for ``params`` (``preset`` plus overrides, or all keys) and the data's channels and classes.
 
@@ -222,6 +232,23 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
         """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
         return self.chain.features(genes_NG)
 
+    @cached_property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """MobileNetV3-Large, where stem, stages and head are those of the ImageNet space; where the space lacks one of
+        its expansions, it has the nearest."""
+        published = PRESETS["imagenet"]
+        fixed = {"stem", "stem_stride", "stages", "final", "hidden"}
+        c = self.config
+        if c.model_dump(include=fixed) != published.model_dump(include=fixed) or not set(c.depths) >= {2, 3, 4}:
+            return {}
+        genes = [_nearest(c.resolutions, 224)]
+        for blocks in _LARGE:
+            genes += [_nearest(c.widths, 1.0), c.depths.index(len(blocks))]
+            for b in range(c.depths[-1]):
+                kernel, expand = blocks[b] if b < len(blocks) else (c.kernels[0], c.expands[0])
+                genes += [_nearest(c.kernels, kernel), _nearest(c.expands, expand)]
+        return {"MobileNetV3-Large": tuple(genes)}
+
     @property
     def graph_encoding(self) -> GraphEncoding:
         """The blocks of ``chain``, one after the other."""
@@ -294,6 +321,11 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
             return [final, pool, hidden, Linear("classifier", (hidden.name,), hidden.out_shape, classes)]
 
         return nodes
+
+
+def _nearest(choices: Sequence[float], value: float) -> int:
+    """The position of the choice nearest to a value; of two, the larger."""
+    return min(range(len(choices)), key=lambda i: (abs(choices[i] - value), -choices[i]))
 
 
 def inverted_residual(

@@ -206,6 +206,12 @@ class NasBench201(DescribedSpace[SpaceParams]):
         return np.concatenate([edges, counts, pairs.reshape(len(edges), -1)], axis=1)
 
     @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """The residual block of ResNet as a cell, to which the paper compares others."""
+        operation_by_edge = {(0, 1): CONV3, (1, 2): CONV3, (0, 3): SKIP, (2, 3): SKIP}
+        return {"ResNet": tuple(operation_by_edge.get(edge, NONE) for edge in EDGES)}
+
+    @property
     def graph_encoding(self) -> GraphEncoding:
         """The operation of each edge, but for ``none``, and the cell's input and output: rows of 26 columns."""
         return GraphEncoding(GRAPH, self._graph_columns)

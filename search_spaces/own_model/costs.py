@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.arch import Floats
+from nas.core.operators import AttentionOp, Conv2dOp, ConvTranspose2dOp, LinearOp, MatMulOp, OpaqueOp
 from nas.models.graph import GraphNode
-from nas.models.operators import AttentionOp, Conv2dOp, ConvTranspose2dOp, LinearOp, MatMulOp
-from search_spaces.own_model.elasticity import BlockSets, ElasticModel
+from search_spaces.own_model.elasticity import BlockSets
 from search_spaces.own_model.sizes import GraphSizes, Ints, Size, product
 
 Bools = NDArray[np.bool_]
@@ -32,6 +32,8 @@ def node_macs(node: GraphNode, sizes: GraphSizes) -> tuple[Size, ...]:
         case AttentionOp():
             length = sizes.dims[operands[1]][-2]
             return product([*sizes.dims[operands[0]], length]), product([*sizes.dims[node.name], length])
+        case OpaqueOp(operator="aten.conv1d.default" | "aten.conv3d.default"):
+            return (product([sizes.elements(operands[1]), *sizes.dims[node.name][2:]]),)
         case _:
             return ()
 
@@ -77,15 +79,3 @@ class SizeTable:
             sizes_NS = sizes_NS * counts_NC[:, column_S]
         exists_ND = np.stack([networks.exists(place) for place in self._distinct], axis=1)
         return np.where(exists_ND[:, self._place_S], sizes_NS, 0.0)
-
-
-def learned_parameters(model: ElasticModel) -> tuple[str, ...]:
-    """The parameters that training changes: all floating-point numbers but the statistics of batch norms."""
-    statistics = {
-        name for node in model.graph.nodes if node.operator.kind == "batch_norm" for name in node.operands[1:3]
-    }
-    return tuple(
-        value.name
-        for value in model.graph.parameters
-        if value.name not in statistics and np.dtype(value.dtype).kind == "f"
-    )

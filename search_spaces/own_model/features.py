@@ -7,21 +7,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from nas.core.arch import Floats
+from nas.core.operators import Conv2dOp
 from nas.models.graph import GraphNode
-from nas.models.operators import Conv2dOp
 from search_spaces.own_model.costs import CountedNetworks, SizeTable, node_macs
 from search_spaces.own_model.elasticity import BlockSets, ElasticModel
-from search_spaces.own_model.operations import WEIGHTED, is_folded, operation
+from search_spaces.own_model.operations import FREE, WEIGHTED, is_folded, operation
 from search_spaces.own_model.sizes import GraphSizes, Size
 
 _VECTOR = 16  # channels that a CPU's vector unit holds; narrower layers cost as much
-_FREE = ("reshape", "squeeze", "unsqueeze")  # no numbers are moved
 WORK = ("nodes", "macs", "moved", "params", "blocks")
 
 
 class WorkTable:
     """Number of nodes, MACs (1e6), elements moved (1e3), parameters (1e3) and MACs in whole vector blocks, summed by
-    kind of operation."""
+    kind of operation. ``nodes``: those that are counted; ``kind_of``: the kind of each, by name."""
 
     def __init__(self, model: ElasticModel, sizes: GraphSizes, resolutions: int) -> None:
         graph = model.graph
@@ -29,9 +28,11 @@ class WorkTable:
         nodes = [
             node
             for node in graph.nodes
-            if node.operator.kind not in _FREE and not is_folded(node, graph.readers, by_name)
+            if node.operator.kind not in FREE and not is_folded(node, graph.readers, by_name)
         ]
         kinds = [_kind(node, model) for node in nodes]
+        self.nodes = tuple(nodes)
+        self.kind_of = {node.name: kind for node, kind in zip(nodes, kinds, strict=True)}
         self.kinds = tuple(dict.fromkeys(kinds))
         self._kind_SK = np.array([[kind == other for other in self.kinds] for kind in kinds], dtype=np.float64)
         one, zero = Size((1,) * resolutions), Size((0,) * resolutions)
@@ -51,6 +52,11 @@ class WorkTable:
 
     def __call__(self, networks: CountedNetworks) -> Floats:
         """Shape (N, kinds * WORK)."""
+        work_NWK = np.swapaxes(self.by_node(networks), 1, 2) @ self._kind_SK
+        return np.swapaxes(work_NWK, 1, 2).reshape(len(work_NWK), -1)
+
+    def by_node(self, networks: CountedNetworks) -> Floats:
+        """The work of each of ``nodes``, shape (N, S, WORK)."""
         macs_NS, out_NS = self._macs(networks), self._channels_out(networks)
         in_NS = self._channels_in(networks)
         padding_NS = _padded(in_NS) * _padded(out_NS)
@@ -61,8 +67,7 @@ class WorkTable:
             self._params(networks) / 1e3,
             macs_NS * padding_NS / 1e6,
         )
-        work_NKW = np.stack([column_NS @ self._kind_SK for column_NS in columns], axis=2)
-        return work_NKW.reshape(len(work_NKW), -1)
+        return np.stack(columns, axis=2)
 
 
 class _SumTable:

@@ -2,7 +2,8 @@
 ``nas.spaces.activation_memory``.
 
 The operators are those that torch's exporter writes for each node. Of class tokens and group norms it also writes
-operators that compute shapes; networks with them are not counted.
+operators that compute shapes, and what it writes for opaque operators is not known; networks with these are not
+counted.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from nas.core.arch import Floats
-from nas.models.graph import GraphNode
-from nas.models.operators import (
+from nas.core.operators import (
     AttentionOp,
     BinaryOp,
     Conv2dOp,
@@ -24,6 +24,7 @@ from nas.models.operators import (
     UnaryOp,
     UpsampleOp,
 )
+from nas.models.graph import GraphNode
 from nas.spaces.activation_memory import peak
 from nas.spaces.costs import FLOAT_BYTES
 from search_spaces.own_model.costs import CountedNetworks, SizeTable
@@ -31,7 +32,7 @@ from search_spaces.own_model.elasticity import BlockSets, ElasticModel
 from search_spaces.own_model.operations import is_folded
 from search_spaces.own_model.sizes import GraphSizes, Ints, Size, product
 
-UNCOUNTED = ("expand", "group_norm")
+UNCOUNTED = ("expand", "group_norm", "opaque")
 Read = str | int
 """What an operator reads: the output of a node by name, or of an earlier operator of the same node by position."""
 X = "x"  # the first operand

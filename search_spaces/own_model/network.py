@@ -13,13 +13,13 @@ from torch.nn import functional as F
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidInput
+from nas.core.operators import BatchNormOp
 from nas.importance import l2
 from nas.importance.supernet import ModelSupernet
 from nas.models.channels import ChannelAnalysis
 from nas.models.execution import GraphExecution, GraphModule
 from nas.models.graph import GraphNode, ModelGraph, WeightArrays
 from nas.models.narrowing import NarrowedGraph
-from nas.models.operators import BatchNormOp
 from search_spaces.own_model.choices import ElasticChoices
 
 _PLANS = 64  # architectures whose narrowed graphs are kept

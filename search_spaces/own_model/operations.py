@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from nas.core.operators import Conv2dOp
 from nas.models.graph import GraphNode, TensorShape
-from nas.models.operators import Conv2dOp
 
 WEIGHTED = ("conv2d", "conv_transpose2d", "linear")
 _OPERATIONS: Mapping[str, str] = {
@@ -25,7 +25,11 @@ _OPERATIONS: Mapping[str, str] = {
     "concat": "concat",
     "upsample": "resize",
     "pad2d": "resize",
+    "pixel_shuffle": "resize",
+    "prelu": "activation",
+    "opaque": "opaque",
 }
+FREE = ("reshape", "squeeze", "unsqueeze")  # no numbers are moved
 
 
 def operation(node: GraphNode, weight: TensorShape | None) -> str:

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes, choice_counts
 from nas.core.errors import InvalidSpec
+from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.plugins import SearchSpaceType
@@ -27,8 +28,9 @@ from nas.models.graph import InvalidModel
 from nas.models.intake import takes_any_batch
 from nas.spaces.base import SpaceDefaults, space_id
 from search_spaces.own_model.choices import ElasticChoices
-from search_spaces.own_model.costs import CountedNetworks, SizeTable, learned_parameters, node_macs
+from search_spaces.own_model.costs import CountedNetworks, SizeTable, node_macs
 from search_spaces.own_model.elasticity import ElasticModel, elastic_model
+from search_spaces.own_model.encoding import encode_graph
 from search_spaces.own_model.features import WorkTable
 from search_spaces.own_model.layers import describe
 from search_spaces.own_model.memory import UNCOUNTED, MemoryTable
@@ -174,6 +176,13 @@ class OwnModel(SpaceDefaults):
         """Inputs of latency predictors, shape (N, F): the work by kind of operation."""
         return self._work(self._networks(genes_NG))[:, self._varying]
 
+    @cached_property
+    def graph_encoding(self) -> GraphEncoding | None:
+        """The layers as places that hold their work; None for graphs of version 1, whose predictors do without."""
+        if self.model.graph.format_version < 2:
+            return None
+        return encode_graph(self.model, self._work, self._networks, self._probes)
+
     def layers(self, arch: Arch) -> list[Layer]:
         """The layers of one network, in order."""
         return describe(self.choices.narrowed(arch).graph, self.input_shape(arch)[1])
@@ -225,7 +234,7 @@ class OwnModel(SpaceDefaults):
 
     @cached_property
     def _parameter_table(self) -> SizeTable:
-        names = learned_parameters(self.model)
+        names = [value.name for value in self.model.graph.learned]
         sizes = [self._sizes.elements(name) for name in names]
         return SizeTable(sizes, [self.model.parameter_places[name] for name in names], len(self.choices.resolutions))
 
@@ -250,10 +259,14 @@ class OwnModel(SpaceDefaults):
 
     @cached_property
     def _varying(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        return np.flatnonzero(np.ptp(self._work(self._networks(self._probes)), axis=0) > 0)
+
+    @cached_property
+    def _probes(self) -> Genes:
+        """Networks that show what differs: the ends and random ones."""
         counts = choice_counts(self.decisions)
-        probes = np.random.default_rng(0).integers(0, counts, size=(256, len(counts)))
-        ends = np.stack([0 * counts, counts - 1])
-        return np.flatnonzero(np.ptp(self._work(self._networks(np.concatenate([ends, probes]))), axis=0) > 0)
+        drawn = np.random.default_rng(0).integers(0, counts, size=(256, len(counts)))
+        return np.concatenate([np.stack([0 * counts, counts - 1]), drawn])
 
 
 def _side(model: ElasticModel, shape: ImageShape, name: str) -> int:

@@ -13,7 +13,8 @@ from nas.core.arch import Arch
 from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
 from nas.core.ports import SearchSpace, is_relaxed
-from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, WorkerSchema
+from nas.core.tasks import installed_tasks
+from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, TaskSchema, WorkerSchema
 from server.api.context import Context
 
 router = APIRouter(tags=["catalogue"])
@@ -82,6 +83,26 @@ def list_strategies() -> list[StrategySchema]:
         )
         for name in registry.names("nas.strategies")
         for strategy in [registry.load_strategy(name)]
+    ]
+
+
+@router.get("/tasks", summary="List tasks")
+def list_tasks() -> list[TaskSchema]:
+    """Every registered task: what networks learn, and by what they are judged."""
+    return [
+        TaskSchema(
+            name=task.name,
+            summary=task.summary,
+            objective=task.objective,
+            quality=task.quality.title,
+            unit=task.quality.unit,
+            goal=task.quality.goal,
+            labels=task.labels,
+            outputs=task.outputs,
+            of_model=task.parent_labels,
+            metrics=[metric.name for metric in task.metrics],
+        )
+        for task in installed_tasks().values()
     ]
 
 

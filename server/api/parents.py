@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nas.core.access import Principal
+from nas.core.errors import InvalidSpec
 from nas.core.parent import ParentModel
 from nas.core.ports import ImageShape
 from nas.core.spec import SpaceSpec
@@ -23,7 +24,10 @@ def require_parent(
     if space.model is None:
         return None
     model = store.queries.stored_model(space.model, principal)
-    require_fit(space.model, model.summary, shape, task)
+    try:
+        require_fit(space.model, model.summary, shape, task)
+    except InvalidSpec as error:
+        raise InvalidSpec(f"space.model: {error}") from error
     return load_parent(model.parent, store.blobs)
 
 

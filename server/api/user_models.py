@@ -12,7 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from nas.core.entry_points import CONCEPTS, installed
-from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
+from nas.core.errors import Conflict, InvalidInput, InvalidSpec, UnknownName
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource
 from nas.models.intake import IntakeReport
 from nas.models.stored import intake_stages
@@ -153,7 +153,10 @@ def cancel_intake(name: str, store: CurrentStore, principal: CurrentPrincipal) -
 
 @router.post("/models/{name}/retry", summary="Retry an intake", responses=responses(404, 409, 429, 507))
 def retry_intake(name: str, store: CurrentStore, principal: CurrentPrincipal) -> UserModelSchema:
-    """Take a model in again whose intake has failed, was cancelled or was quarantined."""
+    """Take a model in again whose intake has failed, was cancelled or was quarantined, unless its file was refused."""
+    model = store.queries.user_model(name, principal)
+    if model.refused:
+        raise Conflict(f"model {name!r} was refused for good: {model.error}. Add another file under this name")
     store.jobs.retry(store.queries.intake_job(name, principal), principal)
     return store.queries.user_model(name, principal)
 

@@ -195,6 +195,9 @@ COMMANDS = (
         _INPUTS,
     ),
     CommandEntry(
+        "tasks", "server.cli.commands.catalog:tasks", "List tasks: what networks learn, and by what they are judged."
+    ),
+    CommandEntry(
         "models",
         "server.cli.commands.models:models_app",
         "Models of your own: add them, see what can be made smaller.",

@@ -13,7 +13,8 @@ from server.cli import render
 
 
 def draw_report(name: str, report: IntakeReport) -> RenderableType:
-    """A line for each fact, and a table each of what may be narrowed, skipped, and must stay. ``name``: the model's."""
+    """A line for each fact, and a table each of what may be narrowed, skipped, must stay, and is not known. ``name``:
+    the model's."""
     parts: list[RenderableType] = [_summary(name, report)]
     if report.groups:
         parts += ["", _groups(report)]
@@ -21,23 +22,21 @@ def draw_report(name: str, report: IntakeReport) -> RenderableType:
         parts += ["", _blocks(report)]
     if report.fixed:
         parts += ["", _fixed(report)]
+    if report.opaque:
+        parts += ["", _opaque(report)]
     return Group(*parts)
 
 
 def _summary(name: str, report: IntakeReport) -> str:
     inputs = ", ".join(f"{escape(value)} {sizes(shape)}" for value, shape in report.inputs)
     outputs = ", ".join(sizes(shape) for shape in report.outputs)
-    scaling = report.resolution
-    resolution = (
-        f"may change by multiples of {scaling.multiple} pixels" if scaling.scalable else f"fixed: {scaling.reason}"
-    )
     batch = "any number of images at once" if report.any_batch else "only as many images at once as in its example"
     return "\n".join(
         (
             f"[bold]{escape(name)}[/]: {report.parameters:,} parameters, {inputs} -> {outputs}",
             f"batch        {batch}",
             f"batch norms  {_batch_norms(report)}",
-            f"resolution   {escape(resolution)}",
+            f"resolution   {escape(report.resolution.sentence)}",
         )
     )
 
@@ -72,6 +71,13 @@ def _fixed(report: IntakeReport) -> Table:
     table = render.grid("layer", "channels", "because of", "reason", title="Stays as wide as it is")
     for fixed in report.fixed:
         table.add_row(escape(fixed.layer), str(fixed.channels), escape(fixed.cause), escape(fixed.reason))
+    return table
+
+
+def _opaque(report: IntakeReport) -> Table:
+    table = render.grid("module", "operator", "reason", title="Runs as it is")
+    for opaque in report.opaque:
+        table.add_row(escape(opaque.module), escape(opaque.operator), escape(opaque.reason))
     return table
 
 

@@ -30,7 +30,7 @@ from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import SearchSchema
-from nas.schemas.service import SpaceSchema, StrategySchema
+from nas.schemas.service import SpaceSchema, StrategySchema, TaskSchema
 from server.cli.scatter import scatter
 from server.dashboard import formatting
 from server.dashboard.front_text import membership_note
@@ -448,6 +448,15 @@ def spaces(items: Sequence[SpaceSchema]) -> RenderableType:
     table = grid("name", "presets", "summary")
     for s in items:
         table.add_row(s.name, ", ".join(s.presets), escape(s.summary))
+    return table
+
+
+def tasks(items: Sequence[TaskSchema]) -> RenderableType:
+    """A table of tasks."""
+    table = grid("name", "quality", "unit", "better", "outputs", "summary")
+    for t in items:
+        better = "more" if t.goal == "max" else "less"
+        table.add_row(t.name, escape(t.objective), escape(t.unit), better, t.outputs, escape(t.summary))
     return table
 
 

@@ -11,6 +11,7 @@ from nas.schemas.candidates import MetricSchema
 from nas.schemas.jobs import JobSchema, StageSchema
 
 MISSING = "–"
+_UNFINISHED = 0.97  # of a bar, at most, until its stage has finished
 
 
 def count(value: float) -> str:
@@ -144,10 +145,10 @@ def time_left(job: JobSchema) -> str:
 
 
 def fraction(stage: StageSchema) -> float:
-    """The share of a stage that is done, 0 to 1."""
-    if stage.status == "finished":
-        return 1.0
-    return min(1.0, stage.done / stage.total) if stage.total else 0.0
+    """The share of a stage that is done, 0 to 1; 1 only for a stage that has finished and was not cut off."""
+    if not stage.total:
+        return float(stage.status == "finished")
+    return min(1.0 if stage.status == "finished" else _UNFINISHED, stage.done / stage.total)
 
 
 def is_over(job: JobSchema) -> bool:

@@ -81,6 +81,7 @@ def state_to_json(state: SearchState) -> dict[str, object]:
         "data": asdict(state.data) if state.data is not None else None,
         "class_recall": {arch: list(recall) for arch, recall in state.class_recall.items()},
         "conclusions": [asdict(conclusion) for conclusion in state.conclusions],
+        "refused": state.refused,
     }
 
 
@@ -98,6 +99,7 @@ def state_from_json(record: Any) -> SearchState:
         data=data_account_from_json(data) if (data := record.get("data")) else None,
         class_recall={arch: tuple(recall) for arch, recall in record.get("class_recall", {}).items()},
         conclusions=tuple(Conclusion(**conclusion) for conclusion in record.get("conclusions", ())),
+        refused=record.get("refused", False),
     )
 
 

@@ -395,7 +395,7 @@ def _advanced(bar: StageBar, event: StageStarted | Progress | StageFinished, seq
         case StageStarted():
             return replace(bar, status="running", begun_at=at, anchor=None, latest=at)
         case StageFinished():
-            return replace(bar, status="finished", done=bar.total)
+            return replace(bar, status="finished")  # a stage that was cut off has done less than all
         case Progress():
             return replace(
                 bar,

@@ -6,7 +6,7 @@ see each other's models.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Engine, Select, select
@@ -42,7 +42,7 @@ class UserModels:
             if active := _ids(session, intakes_of(name).where(Job.status.not_in(ENDED))):
                 raise Conflict(f"model {name!r} cannot be deleted yet: its intake {', '.join(active)} has not ended")
             if users := users_of(session, name):
-                raise Conflict(f"model {name!r} cannot be deleted: {', '.join(users)} need it; delete them first")
+                raise Conflict(f"model {name!r} cannot be deleted, since {_needed_by(users)}")
             session.delete(row)
             session.flush()  # before the jobs that it refers to
             for job in session.scalars(intakes_of(name)).all():
@@ -127,14 +127,35 @@ def intakes_of(name: str) -> Select[Job]:
     return select(Job).where(Job.kind == "model", Job.name == name).order_by(Job.created_at, Job.id)
 
 
-def users_of(session: Session, name: str) -> list[str]:
-    """The searches, dry runs and devices whose space starts from a model, such as ``search 3f2a``."""
+@dataclass(frozen=True)
+class ModelUser:
+    """What needs a model: a device by its name, a search or dry run by its id."""
+
+    kind: str
+    name: str
+
+    @property
+    def how_to_free(self) -> str:
+        """The command after which it no longer needs the model."""
+        return f"nas devices delete {self.name}" if self.kind == "device" else f"nas delete {self.name}"
+
+
+def users_of(session: Session, name: str) -> list[ModelUser]:
+    """The searches, dry runs and devices whose space starts from a model."""
     query = select(Job.kind, Job.id, Job.name).where(Job.spec["space"]["model"].as_string() == name)
     users = (
-        f"device {row.name}" if row.kind == "device" else f"{row.kind.replace('_', ' ')} {row.id}"
+        ModelUser(row.kind, row.name if row.kind == "device" else row.id)
         for row in session.execute(query.where(Job.kind != "model").order_by(Job.created_at, Job.id))
     )
     return list(dict.fromkeys(users))
+
+
+def _needed_by(users: Sequence[ModelUser]) -> str:
+    """What needs a model, and how to delete it."""
+    names = ", ".join(f"{user.kind.replace('_', ' ')} {user.name}" for user in users)
+    commands = "; ".join(user.how_to_free for user in users if user.kind != "dry_run")
+    needs = f"{names} {'needs' if len(users) == 1 else 'need'} it"
+    return f"{needs}. To free it: {commands}" if commands else f"{needs} until it has ended"
 
 
 def _ids(session: Session, jobs: Select[Job]) -> list[str]:

@@ -34,7 +34,7 @@ from server.store.backup import back_up, restore
 from server.store.garbage import GRACE_S
 from tests.support import fakes
 from tests.support.intake import IntakeService, intake_service
-from tests.support.models import SIDE, Sorted, conv_bn, mobilenet_v2, save_exported
+from tests.support.models import SIDE, Bessel, conv_bn, mobilenet_v2, save_exported
 
 
 @pytest.fixture
@@ -77,9 +77,13 @@ def test_a_refused_file_fails_with_the_reason_and_gives_way_to_another(
     service: IntakeService, exported: Path, tmp_path: Path
 ) -> None:
     client = service.client()
-    refused = service.add(client, "mine", save_exported(Sorted(), tmp_path / "sorted.pt2"))
+    refused = service.add(client, "mine", save_exported(Bessel(), tmp_path / "bessel.pt2"))
     assert refused.status == "failed"
-    assert refused.error == "sorted.pt2: the model: expected a known operator, got aten.sort"
+    assert refused.error is not None
+    assert refused.error.startswith("bessel.pt2: the model: aten.special_bessel_j0.default cannot be run: ")
+    assert refused.refused
+    with pytest.raises(Conflict, match=r"model 'mine' was refused for good: bessel\.pt2: .* Add another file"):
+        client.retry_intake("mine")
     assert (refused.summary, refused.report) == (None, None)
     assert service.add(client, "mine", exported).status == "succeeded"
     assert client.model("mine").spec.source.label == "mine.pt2"
@@ -130,13 +134,11 @@ def test_a_deleted_model_is_gone_and_its_blobs_are_collected(service: IntakeServ
         client.model("mine")
 
 
-def test_the_file_of_an_intake_that_has_not_succeeded_is_kept(
-    service: IntakeService, exported: Path, tmp_path: Path
-) -> None:
+def test_the_file_of_an_intake_that_has_not_succeeded_is_kept(service: IntakeService, exported: Path) -> None:
     client = service.client()
-    refused = service.add(client, "mine", save_exported(Sorted(), tmp_path / "sorted.pt2"))
-    source = refused.spec.source
-    assert isinstance(source, FileSource)
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    client.add_model(ModelSpec(name="mine", source=source))
+    client.cancel_intake("mine")
     service.clock.now = 4e9
     service.store.collect(grace_s=GRACE_S)
     assert [blob.sha256 for blob in service.store.blobs.list()] == [source.blob]
@@ -214,7 +216,7 @@ def test_hostile_files_fail_and_run_nothing(service: IntakeService, tmp_path: Pa
 def test_uploads_are_limited(service: IntakeService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = service.client()
     (tmp_path / "empty.pt2").write_bytes(b"")
-    with pytest.raises(InvalidInput, match="expected a file, got an empty body"):
+    with pytest.raises(InvalidInput, match=r"^empty\.pt2: expected a file of a model, got an empty one$"):
         client.upload_model_file(tmp_path / "empty.pt2")
     monkeypatch.setattr("server.api.limits.MAX_UPLOAD", 10)
     (tmp_path / "large.pt2").write_bytes(b"x" * 11)
@@ -238,6 +240,21 @@ def test_weights_of_another_file_are_stored_with_the_model(
     assert model.weights is not None
     stored = safetensors.numpy.load(service.store.blobs.get(model.weights))
     np.testing.assert_array_equal(stored["head.bias"], np.full(5, 7.0))
+
+
+def test_weights_that_do_not_fit_are_refused_under_their_files_name(
+    service: IntakeService, exported: Path, tmp_path: Path
+) -> None:
+    client = service.client()
+    safetensors.torch.save_file({"head.bias": torch.zeros(5)}, tmp_path / "other.safetensors")
+    source = FileSource(**client.upload_model_file(exported).model_dump())
+    weights = WeightsFile(**client.upload_model_file(tmp_path / "other.safetensors").model_dump())
+    client.add_model(ModelSpec(name="mine", source=source, weights=weights))
+    service.work()
+    model = client.model("mine")
+    assert (model.status, model.refused) == ("failed", True)
+    assert model.error is not None
+    assert model.error.startswith("other.safetensors: expected a tensor for each of the model's")
 
 
 def test_a_model_is_measured_on_a_device(
@@ -316,7 +333,7 @@ def test_data_that_a_model_does_not_fit_are_warned_of(service: IntakeService, ex
     service.work()
     model = client.model("mine")
     assert (model.status, model.quality) == ("succeeded", None)
-    assert model.warnings == ["evaluate: space.model: 'mine' takes images of 3 channels, the data have 1"]
+    assert model.warnings == ["evaluate: 'mine' takes images of 3 channels, the data have 1"]
 
 
 def test_a_measurement_that_says_nothing_is_warned_of(

@@ -16,6 +16,11 @@ from torch.nn import functional as F
 SIDE = 16  # pixels of the square input
 
 
+def _causal(length: int) -> Tensor:
+    """Each position sees those before it."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
 def conv_bn(c: int, o: int, k: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(c, o, k, stride, k // 2, groups=groups, bias=False), nn.BatchNorm2d(o), nn.ReLU())
 
@@ -160,11 +165,12 @@ class Detector(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """Queries, keys and values from one linear layer."""
+    """Queries, keys and values from one linear layer. ``mask`` of truth values: which positions see which."""
 
-    def __init__(self, width: int, heads: int, *, explicit: bool) -> None:
+    def __init__(self, width: int, heads: int, *, explicit: bool, mask: Tensor | None = None) -> None:
         super().__init__()
         self.heads, self.explicit = heads, explicit
+        self.register_buffer("mask", mask)
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -173,7 +179,7 @@ class FusedAttention(nn.Module):
         if self.explicit:
             y = ((q * (width // self.heads) ** -0.5) @ k.transpose(-2, -1)).softmax(-1) @ v
         else:
-            y = F.scaled_dot_product_attention(q, k, v)
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
         return self.out(y.transpose(1, 2).reshape(n, length, width))
 
 
@@ -202,6 +208,19 @@ class ViT(nn.Module):
             )
             tokens = tokens + self.mlps[i](self.norms[2 * i + 1](tokens))
         return self.head(self.norms[4](tokens)[:, 0])
+
+
+class EinsumAttention(FusedAttention):
+    """The products of attention as Einstein sums; positions see those before them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, width = x.shape
+        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = (t.reshape(n, length, self.heads, width // self.heads).transpose(1, 2) for t in (q, k, v))
+        scores = torch.einsum("bhid,bhjd->bhij", q, k) * (width // self.heads) ** -0.5
+        later = torch.triu(torch.ones(length, length, dtype=torch.bool), 1)
+        shares = (scores + torch.zeros(length, length).masked_fill(later, -1e4)).softmax(-1)
+        return self.out(torch.einsum("bhij,bhjd->bhid", shares, v).transpose(1, 2).reshape(n, length, width))
 
 
 class ConvNeXtBlock(nn.Module):
@@ -237,6 +256,73 @@ class Tied(nn.Module):
         return self.head(F.leaky_relu(self.hidden(y.flatten(1)), 0.2))
 
 
+class AudioNet(nn.Module):
+    """Convolutions over time: the rows of the image are averaged."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv1d(3, 8, 5, padding=2, bias=False), nn.BatchNorm1d(8)
+        self.depthwise, self.wide = nn.Conv1d(8, 8, 3, padding=1, groups=8), nn.Conv1d(8, 12, 3, stride=2, padding=2)
+        self.pool, self.head = nn.AdaptiveAvgPool1d(1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.max_pool1d(F.relu(self.norm(self.stem(x.mean(2)))), 2)
+        return self.head(self.pool(F.relu(self.wide(self.depthwise(y)))).flatten(1))
+
+
+class PReluNet(nn.Module):
+    """A slope for each channel, and one for all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3, 2, 1)
+        self.each, self.all = nn.PReLU(8, init=0.1), nn.PReLU(init=0.3)
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.all(self.second(self.each(self.first(x)))).mean((2, 3)))
+
+
+class SuperResolution(nn.Module):
+    """Pixels out of channels, added to the enlarged image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = conv_bn(3, 8), nn.Conv2d(8, 24, 3, padding=1), nn.Conv2d(6, 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.pixel_shuffle(self.third(F.relu(F.pixel_shuffle(self.second(self.first(x)), 2))), 2)
+        return y + F.interpolate(x, scale_factor=4, mode="bicubic", align_corners=False)
+
+
+class CoordinateNet(nn.Module):
+    """Columns as a channel, counted with ``arange``; a float buffer that is not trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = conv_bn(4, 8), nn.Linear(8, 5)
+        self.register_buffer("gain", torch.linspace(0.5, 1.5, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        columns = (torch.arange(SIDE, dtype=torch.float32) / SIDE).view(1, 1, 1, SIDE)
+        y = self.body(torch.cat([x, columns.expand(x.shape[0], 1, SIDE, SIDE)], 1))
+        return self.head(y.mean((2, 3)) * self.gain)
+
+
+class GroupNormResNet(nn.Module):
+    """Group norms of several groups, and of one, which runs over all channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.grouped = nn.Conv2d(3, 16, 3, padding=1), nn.GroupNorm(4, 16)
+        self.down, self.single = nn.Conv2d(16, 12, 3, 2, 1), nn.GroupNorm(1, 12)
+        self.branch, self.head = nn.Conv2d(12, 12, 3, padding=1), nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.single(self.down(F.relu(self.grouped(self.stem(x))))))
+        return self.head((y + self.branch(y)).mean((2, 3)))
+
+
 class GroupNormed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -255,14 +341,25 @@ class Dynamic(nn.Module):
 
 
 class Sorted(nn.Module):
-    """An operator without a translation."""
+    """An operator without a translation among others: what it reads stays as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free, self.body, self.head = conv_bn(3, 8), conv_bn(8, 8), nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.sort(self.body(self.free(x)), 1)[0].mean((2, 3)))
+
+
+class Bessel(nn.Module):
+    """An operator that has no form in ONNX."""
 
     def __init__(self) -> None:
         super().__init__()
         self.body = conv_bn(3, 8)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.sort(self.body(x), 1)[0]
+        return torch.special.bessel_j0(self.body(x))
 
 
 @dataclass(frozen=True)
@@ -290,12 +387,20 @@ CASES = (
     ModelCase("densenet", densenet, 6, 0, 1),
     ModelCase("unet", UNet, 4, 0, 2),
     ModelCase("detector", Detector, 4, 0, 4),
-    ModelCase("vit_fused", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False)), 4, 4, None),
-    ModelCase("vit_explicit", lambda: ViT(lambda: FusedAttention(16, 4, explicit=True)), 4, 4, None),
-    ModelCase("vit_multihead", lambda: ViT(lambda: nn.MultiheadAttention(16, 4, batch_first=True)), 4, 4, None),
-    ModelCase("convnext", convnext, 2, 2, 1),
+    ModelCase("vit_fused", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False)), 5, 4, None),
+    ModelCase("vit_explicit", lambda: ViT(lambda: FusedAttention(16, 4, explicit=True)), 5, 4, None),
+    ModelCase("vit_multihead", lambda: ViT(lambda: nn.MultiheadAttention(16, 4, batch_first=True)), 5, 4, None),
+    ModelCase("convnext", convnext, 3, 2, 1),
     ModelCase("tied", Tied, 2, 0, None),
     ModelCase("group_norm", GroupNormed, 1, 0, 1),
+    ModelCase("group_norm_resnet", GroupNormResNet, 2, 1, 1),
+    ModelCase("vit_masked", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False, mask=_causal(17))), 5, 4, None),
+    ModelCase("vit_einsum", lambda: ViT(lambda: EinsumAttention(16, 4, explicit=True)), 5, 4, None),
+    ModelCase("audio", AudioNet, 2, 0, 1),
+    ModelCase("prelu", PReluNet, 2, 0, 1),
+    ModelCase("super_resolution", SuperResolution, 2, 0, 1),
+    ModelCase("coordinates", CoordinateNet, 1, 0, None),
+    ModelCase("opaque", Sorted, 1, 0, None),
 )
 
 

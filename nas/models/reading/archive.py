@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from nas.core.json_types import JsonObject
 from nas.models.graph import InvalidModel
 
-_DTYPES = {
+TORCH_TYPES = {
     1: "uint8",
     2: "int8",
     3: "int16",
@@ -30,7 +30,9 @@ _DTYPES = {
     7: "float32",
     8: "float64",
     12: "bool",
+    13: "bfloat16",
 }
+"""Data types by their numbers in the format."""
 _BFLOAT16 = 13
 SCHEMA_MAJOR = 8
 _MODEL = re.compile(r"models/[^/]+\.json")
@@ -119,8 +121,10 @@ class ExportArchive:
         if meta["dtype"] == _BFLOAT16:
             raw = np.frombuffer(self._bytes(f"data/{folder}/{payload['path_name']}"), dtype="<u2")
             values = (raw.astype(np.uint32) << 16).view(np.float32)
-        elif meta["dtype"] in _DTYPES:
-            values = np.frombuffer(self._bytes(f"data/{folder}/{payload['path_name']}"), dtype=_DTYPES[meta["dtype"]])
+        elif meta["dtype"] in TORCH_TYPES:
+            values = np.frombuffer(
+                self._bytes(f"data/{folder}/{payload['path_name']}"), dtype=TORCH_TYPES[meta["dtype"]]
+            )
         else:
             raise InvalidModel(f"{name}: expected real numbers, got the data type {meta['dtype']} of torch.export")
         sizes, strides = ([size["as_int"] for size in meta[key]] for key in ("sizes", "strides"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from dataclasses import replace
+from typing import Literal, TypeAlias
 
-from nas.models.graph import InvalidModel, TensorShape
-from nas.models.operators import (
+from nas.core.operators import (
     AdaptivePool2dOp,
     AttentionOp,
     BatchNormOp,
@@ -26,7 +26,9 @@ from nas.models.operators import (
     Pad2dOp,
     Pair,
     PermuteOp,
+    PixelShuffleOp,
     Pool2dOp,
+    PReluOp,
     ReduceOp,
     ReshapeOp,
     SliceOp,
@@ -37,7 +39,8 @@ from nas.models.operators import (
     UnsqueezeOp,
     UpsampleOp,
 )
-from nas.models.reading.program import OperatorCall, SymbolicSize, TensorName
+from nas.models.graph import InvalidModel, TensorShape
+from nas.models.reading.program import OperatorCall, SymbolicSize, TensorName, UnknownOperator
 
 AtenTranslation: TypeAlias = tuple[list[GraphOperator], list[str]]
 """Operators that run one after the other, and the operands of the first."""
@@ -58,9 +61,14 @@ class Arguments:
         self.call = call
         self._shapes = shapes
 
-    def refuse(self, text: str) -> InvalidModel:
-        """The error for this call."""
-        return InvalidModel(f"{self.call.label}: {text}")
+    def refuse(self, text: str) -> UnknownOperator:
+        """The error for a call whose settings have no translation."""
+        return UnknownOperator(f"{self.call.label}: {text}")
+
+    def require_order(self, dims: tuple[int, ...]) -> None:
+        """Raises InvalidModel if images would change places, so that each depended on others."""
+        if 0 in dims:
+            raise InvalidModel(f"{self.call.label}: expected images in their order, got them moved")
 
     def tensor(self, name: str) -> str:
         """The name of a tensor."""
@@ -232,6 +240,36 @@ def _adaptive_pool(mode: str) -> Callable[[Arguments], AtenTranslation]:
     return translate
 
 
+def _one_dimensional(translate: Callable[[Arguments], AtenTranslation]) -> Callable[[Arguments], AtenTranslation]:
+    """A pool over one dimension as one over two, of which the first has one position."""
+
+    def raised(a: Arguments) -> AtenTranslation:
+        if len(a.shape("self")) != 3:
+            raise a.refuse(f"expected a shape of 3 dimensions, got {len(a.shape('self'))}")
+        [pool], operands = translate(a)
+        return [UnsqueezeOp(2), _over_rows(pool), SqueezeOp((2,))], operands
+
+    return raised
+
+
+def _over_rows(pool: GraphOperator) -> GraphOperator:
+    """The pool of one row."""
+    if isinstance(pool, AdaptivePool2dOp):
+        return replace(pool, size=(1, pool.size[1]))
+    assert isinstance(pool, Pool2dOp)
+    return replace(pool, kernel=(1, pool.kernel[1]), stride=(1, pool.stride[1]), padding=(0, pool.padding[1]))
+
+
+def _repeat(a: Arguments) -> AtenTranslation:
+    """Repeating dimensions of size 1."""
+    repeats = a.integers("repeats")
+    before = (1,) * (len(repeats) - len(a.shape("self"))) + a.shape("self")
+    if any(count != 1 and size != 1 for count, size in zip(repeats, before, strict=True)):
+        raise a.refuse("expected dimensions of size 1 to be repeated, got others")
+    sizes = [0 if isinstance(count, SymbolicSize) else -1 if count == 1 else count for count in repeats]
+    return [ExpandOp(tuple(sizes))], [a.tensor("self")]
+
+
 def _reduce(a: Arguments) -> AtenTranslation:
     rank, mode = len(a.shape("self")), a.call.operator.removeprefix("aten.")
     dims = a.dims("dim", rank) or tuple(range(rank))
@@ -334,11 +372,13 @@ def _attention(a: Arguments) -> AtenTranslation:
 def _upsample(a: Arguments) -> AtenTranslation:
     before, after = a.shape("input" if "input" in a.call.arguments else "self")[2:], a.output_shape[2:]
     scale = (after[0] / before[0], after[1] / before[1])
-    mode = "nearest" if "nearest2d" in a.call.operator else "bilinear"
     operand = a.tensor("input" if "input" in a.call.arguments else "self")
-    if mode == "nearest":
+    if "nearest" in a.call.operator:
+        if "exact" in a.call.operator and not all(factor.is_integer() for factor in scale):
+            raise a.refuse(f"expected whole factors, got {list(scale)}")
         return [UpsampleOp("nearest", scale)], [operand]
-    return [UpsampleOp("bilinear", scale, a.flag("align_corners", False))], [operand]
+    mode: Literal["bilinear", "bicubic"] = "bicubic" if "bicubic" in a.call.operator else "bilinear"
+    return [UpsampleOp(mode, scale, a.flag("align_corners", False))], [operand]
 
 
 def _pad(a: Arguments) -> AtenTranslation:
@@ -359,8 +399,9 @@ def _channel_shuffle(a: Arguments) -> AtenTranslation:
 def _roll(a: Arguments) -> AtenTranslation:
     shape, shifts = a.shape("self"), a.integers("shifts")
     dims = a.dims("dims", len(shape))
-    if len(dims) != len(shifts) or 0 in dims:
-        raise a.refuse("expected a shift for each of some dimensions behind the images, got others")
+    a.require_order(dims)
+    if len(dims) != len(shifts):
+        raise a.refuse("expected a shift for each of some dimensions, got others")
     return [_shifted(dim, int(shape[dim]), shift) for dim, shift in zip(dims, shifts, strict=True)], [a.tensor("self")]
 
 
@@ -371,19 +412,26 @@ def _shifted(dim: int, size: int, shift: int) -> GatherOp:
 def _flip(a: Arguments) -> AtenTranslation:
     shape = a.shape("self")
     dims = a.dims("dims", len(shape))
-    if 0 in dims:
-        raise a.refuse("expected images in their order, got them reversed")
+    a.require_order(dims)
     return [GatherOp(dim, tuple(reversed(range(int(shape[dim]))))) for dim in dims], [a.tensor("self")]
 
 
 def _pixel_shuffle(a: Arguments) -> AtenTranslation:
+    if len(a.shape("self")) != 4:
+        raise a.refuse(f"expected a shape of 4 dimensions, got {len(a.shape('self'))}")
+    return [PixelShuffleOp(a.integer("upscale_factor", 1))], [a.tensor("self")]
+
+
+def _pixel_unshuffle(a: Arguments) -> AtenTranslation:
+    if len(a.shape("self")) != 4:
+        raise a.refuse(f"expected a shape of 4 dimensions, got {len(a.shape('self'))}")
     _, channels, height, width = (int(size) for size in a.shape("self"))
-    factor = a.integer("upscale_factor", 1)
-    channels //= factor**2
+    factor = a.integer("downscale_factor", 1)
+    height, width = height // factor, width // factor
     return [
-        ReshapeOp((0, channels, factor, factor, height, width)),
-        PermuteOp((0, 1, 4, 2, 5, 3)),
-        ReshapeOp((0, channels, height * factor, width * factor)),
+        ReshapeOp((0, channels, height, factor, width, factor)),
+        PermuteOp((0, 1, 3, 5, 2, 4)),
+        ReshapeOp((0, channels * factor**2, height, width)),
     ], [a.tensor("self")]
 
 
@@ -392,6 +440,7 @@ def _log_softmax(a: Arguments) -> AtenTranslation:
     return [*operators, UnaryOp("log")], operands
 
 
+_UPSAMPLING = ("upsample_nearest2d", "_upsample_nearest_exact2d", "upsample_bilinear2d", "upsample_bicubic2d")
 _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     **dict.fromkeys(("conv2d", "convolution", "conv_transpose2d"), _conv2d),
     "linear": lambda a: ([LinearOp()], a.tensors("input", "weight", "bias")),
@@ -442,6 +491,13 @@ _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     "adaptive_avg_pool2d": _adaptive_pool("average"),
     "_adaptive_avg_pool2d": _adaptive_pool("average"),
     "adaptive_max_pool2d": _adaptive_pool("max"),
+    "max_pool1d": _one_dimensional(_max_pool),
+    "avg_pool1d": _one_dimensional(_average_pool),
+    "adaptive_avg_pool1d": _one_dimensional(_adaptive_pool("average")),
+    "adaptive_max_pool1d": _one_dimensional(_adaptive_pool("max")),
+    "prelu": lambda a: ([PReluOp()], a.tensors("self", "weight")),
+    "repeat": _repeat,
+    "pixel_unshuffle": _pixel_unshuffle,
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduce),
     **dict.fromkeys(("view", "reshape", "_unsafe_view"), _reshape),
     "flatten": _flatten,
@@ -459,7 +515,7 @@ _TRANSLATIONS: dict[str, Callable[[Arguments], AtenTranslation]] = {
     "_softmax": _softmax,
     **dict.fromkeys(("log_softmax", "_log_softmax"), _log_softmax),
     "scaled_dot_product_attention": _attention,
-    **dict.fromkeys(("upsample_nearest2d", "upsample_bilinear2d"), _upsample),
+    **dict.fromkeys(_UPSAMPLING, _upsample),
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     "channel_shuffle": _channel_shuffle,
     "pixel_shuffle": _pixel_shuffle,

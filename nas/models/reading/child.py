@@ -20,11 +20,13 @@ from pydantic import TypeAdapter
 
 from nas.core.model_spec import PICKLE_SUFFIXES, PICKLED_HINT
 from nas.core.parent import Preprocessing
-from nas.models.graph import InvalidModel, ModelGraph, check_weights
+from nas.models.graph import InvalidModel, ModelGraph, UnfinishedReading, check_weights
 from nas.models.reading.model import ReadModel
 
 GIB = 1 << 30
-_REFUSED = 3  # exit status of a child whose message on standard error is meant for the user
+_REFUSED, _REFUSED_WEIGHTS, _UNFINISHED = 3, 4, 5
+"""Exit statuses of a child whose message on standard error is meant for the user: it is about the model, about the file
+of weights, or about a limit."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,13 @@ def read_model(path: Path, limits: ReadLimits = ReadLimits(), name: str | None =
     return read_source(ReadRequest(file=path), name or path.name, limits)
 
 
-def read_source(request: ReadRequest, name: str, limits: ReadLimits = ReadLimits()) -> ReadModel:
-    """Read a model in a child process; ``name``: what messages call it. Raises InvalidModel if it is refused, and if
-    reading it exceeds a limit."""
+def read_source(
+    request: ReadRequest, name: str, limits: ReadLimits = ReadLimits(), weights_name: str = ""
+) -> ReadModel:
+    """Read a model in a child process; ``name`` and ``weights_name``: what messages call it, and the file of weights.
+
+    Raises InvalidModel if it is refused, and UnfinishedReading if reading it exceeds a limit.
+    """
     with tempfile.TemporaryDirectory(prefix="hwnas-model-") as folder:
         command = [
             *(sys.executable, "-I", "-m", "nas.models.reading.child", folder),
@@ -85,13 +91,16 @@ def read_source(request: ReadRequest, name: str, limits: ReadLimits = ReadLimits
                 timeout=limits.time_s,
             )
         except subprocess.TimeoutExpired:
-            raise InvalidModel(f"{name}: expected it to be read within {limits.time_s:g} s, got no end") from None
+            raise UnfinishedReading(f"{name}: expected it to be read within {limits.time_s:g} s, got no end") from None
+        message = ended.stderr.strip()
         if ended.returncode == _REFUSED:
-            raise InvalidModel(f"{name}: {ended.stderr.strip()}")
+            raise InvalidModel(f"{name}: {message}")
+        if ended.returncode == _REFUSED_WEIGHTS:
+            raise InvalidModel(f"{weights_name or 'weights'}: {message.removeprefix('weights: ')}")
         if ended.returncode != 0:
-            lines = ended.stderr.strip().splitlines()
+            lines = message.splitlines()
             last = lines[-1] if lines else f"exit status {ended.returncode}"
-            raise InvalidModel(f"{name}: expected a file that can be read within {limits}, got: {last}")
+            raise UnfinishedReading(f"{name}: expected a file that can be read within {limits}, got: {last}")
         return _load(Path(folder))
 
 
@@ -125,7 +134,7 @@ def _readers() -> Mapping[str, Callable[[Path, int], ReadModel]]:
 
 
 def _read(request: ReadRequest, folder: Path, max_bytes: int) -> ReadModel:
-    """In the child: the model with its weights."""
+    """In the child: the model with its own weights."""
     if request.file is not None:
         model = _readers()[request.file.suffix](request.file, max_bytes)
     else:
@@ -138,11 +147,14 @@ def _read(request: ReadRequest, folder: Path, max_bytes: int) -> ReadModel:
         else:
             export_packaged(request.package or "", program)
         model = replace(read_exported(program, max_bytes), preprocessing=preprocessing)
-    if request.weights is None:
-        return model
+    return model
+
+
+def _with_weights(model: ReadModel, path: Path) -> ReadModel:
+    """In the child: the model with the tensors of a file."""
     from nas.models.reading.weights import read_weights, with_weights
 
-    return with_weights(model, read_weights(request.weights))
+    return with_weights(model, read_weights(path))
 
 
 def main() -> int:
@@ -158,14 +170,18 @@ def main() -> int:
     seconds = int(arguments.time_s) + 1
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    status = _REFUSED
     try:
         model = _read(request, arguments.folder, arguments.file_bytes)
+        if request.weights is not None:
+            status = _REFUSED_WEIGHTS
+            model = _with_weights(model, request.weights)
     except InvalidModel as error:
         sys.stderr.write(f"{error}\n")
-        return _REFUSED
+        return status
     except MemoryError:
         sys.stderr.write(f"expected a file that can be read within {arguments.memory_bytes:,} bytes of memory\n")
-        return _REFUSED
+        return _UNFINISHED
     (arguments.folder / "graph.json").write_bytes(model.graph.to_json())
     (arguments.folder / "weights.safetensors").write_bytes(safetensors.numpy.save(model.weights))
     (arguments.folder / "result.json").write_bytes(_RESULT.dump_json(_ChildResult(model.preprocessing, model.warnings)))

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from nas.core.operators import GatherOp, PermuteOp, ReshapeOp
 from nas.models.graph import GraphNode, ModelGraph, without_unread
-from nas.models.operators import GatherOp, PermuteOp, ReshapeOp
 
 MAX_ELEMENTS = 20_000_000
 

@@ -12,8 +12,17 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from nas.core.operators import (
+    BatchNormOp,
+    Conv2dOp,
+    ConvTranspose2dOp,
+    GraphOperator,
+    GroupNormOp,
+    LayerNormOp,
+    LinearOp,
+    PReluOp,
+)
 from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape
-from nas.models.operators import GraphOperator
 from nas.models.reading.model import ReadModel
 from nas.models.reading.normalising import normalise
 from nas.models.reading.onnx_operators import TRANSLATIONS, OnnxNode
@@ -40,6 +49,9 @@ _FOLDED = (
     ),
 )
 """What is computed at once when all operands are constants, such as sizes and transposed weights."""
+
+
+_WEIGHTED = (Conv2dOp, ConvTranspose2dOp, LinearOp, BatchNormOp, LayerNormOp, GroupNormOp, PReluOp)
 
 
 def read_onnx(path: Path, max_bytes: int) -> ReadModel:
@@ -97,6 +109,7 @@ class _OnnxTranslator:
         self._aliases: dict[str, str] = {}
         self._nodes: list[GraphNode] = []
         self._read_vectors: set[str] = set()
+        self._computed: set[str] = set()
 
     def add(self, proto: onnx.NodeProto) -> None:
         """Translate or compute one node. Raises InvalidModel if its operator is not supported."""
@@ -112,13 +125,18 @@ class _OnnxTranslator:
         elif proto.op_type in TRANSLATIONS:
             node = OnnxNode(proto, label, tuple(operands), shapes, self.constants)
             for output, operators, names in TRANSLATIONS[proto.op_type](node):
+                self._require_weights(label, operators[0], names)
                 self._append(label, output, operators, [self._own_vector(name, output) for name in names])
         else:
             raise InvalidModel(f"{label}: expected a known operator, got {proto.op_type}")
 
     def graph(self) -> ModelGraph:
         """What was translated so far."""
-        parameters = tuple(GraphValue(name, array.shape, str(array.dtype)) for name, array in self.constants.items())
+        weights = {name for node in self._nodes if isinstance(node.operator, _WEIGHTED) for name in node.operands[1:]}
+        parameters = tuple(
+            GraphValue(name, array.shape, str(array.dtype), is_buffer=name in self._computed - weights)
+            for name, array in self.constants.items()
+        )
         outputs = tuple(self._aliases.get(name, name) for name in self._outputs)
         graph = ModelGraph(self._inputs, parameters, tuple(self._nodes), outputs)
         graph.check()
@@ -134,6 +152,10 @@ class _OnnxTranslator:
             return name
         self.constants[f"{name}/{reader}"] = self.constants[name]
         return f"{name}/{reader}"
+
+    def _require_weights(self, label: str, operator: GraphOperator, names: list[str]) -> None:
+        if isinstance(operator, _WEIGHTED) and not all(name in self.constants for name in names[1:]):
+            raise InvalidModel(f"{label}: expected weights in the file, got computed ones")
 
     def _append(self, label: str, output: str, operators: list[GraphOperator], names: list[str]) -> None:
         for i, operator in enumerate(operators):
@@ -160,6 +182,7 @@ class _OnnxTranslator:
             arrays = [*ReferenceEvaluator(proto).run(None, feeds)]
         for name, array in zip(proto.output, arrays, strict=True):
             self.constants[name] = np.asarray(array)
+            self._computed.add(name)
 
 
 def _array(tensor: onnx.TensorProto) -> NDArray[Any]:

@@ -10,8 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from nas.models.graph import InvalidModel, TensorShape
-from nas.models.operators import (
+from nas.core.operators import (
     AdaptivePool2dOp,
     BatchNormOp,
     BinaryFunction,
@@ -28,7 +27,9 @@ from nas.models.operators import (
     MatMulOp,
     Pad2dOp,
     PermuteOp,
+    PixelShuffleOp,
     Pool2dOp,
+    PReluOp,
     ReduceOp,
     ReshapeOp,
     SliceOp,
@@ -39,6 +40,8 @@ from nas.models.operators import (
     UnsqueezeOp,
     UpsampleOp,
 )
+from nas.models.graph import InvalidModel, TensorShape
+from nas.models.reading.einsum import as_matrix_product, as_permutation
 
 OnnxTranslation: TypeAlias = list[tuple[str, list[GraphOperator], list[str]]]
 """For each output its name, the operators that compute it one after the other, and the operands of the first."""
@@ -119,6 +122,8 @@ def _pads(node: OnnxNode, kernel: list[int], stride: list[int], dilation: list[i
 
 def _conv(node: OnnxNode) -> OnnxTranslation:
     kernel = list(node.shapes[node.operands[1]][2:])
+    if len(kernel) == 1 and node.proto.op_type == "Conv" and node.operands[1] in node.constants:
+        return _conv1d(node, kernel)
     if len(kernel) != 2:
         raise node.refuse(f"expected a convolution over height and width, got {len(kernel)} dimensions")
     stride, dilation = node.attribute("strides", [1, 1]), node.attribute("dilations", [1, 1])
@@ -132,6 +137,52 @@ def _conv(node: OnnxNode) -> OnnxTranslation:
         (stride[0], stride[1]), pads[:2], (extra[0], extra[1]), (dilation[0], dilation[1]), groups
     )
     return node.one(operator)
+
+
+def _conv1d(node: OnnxNode, kernel: list[int]) -> OnnxTranslation:
+    """A convolution over one dimension as one over two, of which the first has one position."""
+    [stride], [dilation] = node.attribute("strides", [1]), node.attribute("dilations", [1])
+    if node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise node.refuse("expected padding in numbers, got auto_pad")
+    before, after = node.attribute("pads", [0, 0])
+    x, weight, *bias = node.present
+    node.constants[f"{weight}.raised"] = node.constants[weight][:, :, None, :]
+    raised, convolved = f"{node.output}/raised", f"{node.output}/convolved"
+    operator = Conv2dOp((1, stride), (0, before, 0, after), (1, dilation), node.attribute("group", 1))
+    return [
+        (raised, [UnsqueezeOp(2)], [x]),
+        (convolved, [operator], [raised, f"{weight}.raised", *bias]),
+        (node.output, [SqueezeOp((2,))], [convolved]),
+    ]
+
+
+def _prelu(node: OnnxNode) -> OnnxTranslation:
+    slope = node.constant(1)
+    if slope is None or slope.size not in (1, node.shape[1]):
+        raise node.refuse("expected one slope, or one for each channel, got others")
+    node.constants[f"{node.operands[1]}.flat"] = slope.reshape(-1)
+    return node.one(PReluOp(), node.operands[0], f"{node.operands[1]}.flat")
+
+
+def _einsum(node: OnnxNode) -> OnnxTranslation:
+    equation = node.attribute("equation", "")
+    if len(node.present) == 1 and (dims := as_permutation(equation)) is not None:
+        return node.one(PermuteOp(dims))
+    product = as_matrix_product(equation)
+    if len(node.present) != 2 or product is None:
+        raise node.refuse(f"expected a product of matrices, got {equation!r}")
+    first, second = (f"{node.output}/{side}" for side in ("first", "second"))
+    return [
+        (first, [PermuteOp(product.first)], [node.operands[0]]),
+        (second, [PermuteOp(product.second)], [node.operands[1]]),
+        (node.output, [MatMulOp(), PermuteOp(product.result)], [first, second]),
+    ]
+
+
+def _depth_to_space(node: OnnxNode) -> OnnxTranslation:
+    if node.attribute("mode", "DCR") != "CRD":
+        raise node.refuse("expected mode CRD, in which blocks of neighbouring channels become pixels, got DCR")
+    return node.one(PixelShuffleOp(node.attribute("blocksize")))
 
 
 def _transposed(node: OnnxNode, name: str) -> str:
@@ -345,6 +396,9 @@ TRANSLATIONS: dict[str, Callable[[OnnxNode], OnnxTranslation]] = {
     "Mish": _unary("mish"),
     "Softplus": _unary("softplus"),
     "Gelu": _gelu,
+    "PRelu": _prelu,
+    "Einsum": _einsum,
+    "DepthToSpace": _depth_to_space,
     "Erf": _unary("erf"),
     "Exp": _unary("exp"),
     "Log": _unary("log"),

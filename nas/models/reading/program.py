@@ -3,11 +3,16 @@ sizes are those of the example with which the program was exported."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from nas.core.json_types import JsonObject
 from nas.models.graph import InvalidModel, TensorShape
+
+
+class UnknownOperator(InvalidModel):
+    """What of a call is not known. It may be run all the same."""
 
 
 @dataclass(frozen=True)
@@ -18,20 +23,56 @@ class TensorName:
 
 
 class SymbolicSize(int):
-    """A size that the program computes, such as the number of images, with its value in the example."""
+    """A size that the program computes, such as the number of images, with its value in the example. ``expression``:
+    how it is computed, as the program writes it."""
+
+    expression: str
+
+    def __new__(cls, value: int, expression: str) -> SymbolicSize:
+        """A size of an expression."""
+        size = super().__new__(cls, value)
+        size.expression = expression
+        return size
+
+    def multiple_of(self, images: SymbolicSize) -> int | None:
+        """How many times the number of images it is; 0 if it does not depend on it, None if it does otherwise."""
+        if self.expression == images.expression:
+            return 1
+        product = re.fullmatch(r"Mul\(Integer\((\d+)\), (.+)\)", self.expression)
+        if product is not None and product.group(2) == images.expression:
+            return int(product.group(1))
+        return None if set(_SYMBOL.findall(images.expression)) & set(_SYMBOL.findall(self.expression)) else 0
 
 
-Argument: TypeAlias = "TensorName | int | float | bool | str | list[Argument] | None"
+@dataclass(frozen=True)
+class DataType:
+    """An argument that is a data type, by its number in the format (``archive.TORCH_TYPES``)."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """An argument of a kind that no supported operator has."""
+
+    kind: str
+
+
+Argument: TypeAlias = "TensorName | DataType | Undecoded | int | float | bool | str | list[Argument] | None"
+_SYMBOL = re.compile(r"Symbol\('(\w+)'")
+_PLACES = ("as_none", "as_device", "as_layout", "as_memory_format")  # None, and where and how tensors are stored
 
 
 @dataclass(frozen=True)
 class OperatorCall:
-    """One call of an operator. ``operator``: as in ``aten.conv2d``; ``outputs``: names of its tensors."""
+    """One call of an operator. ``operator``: as in ``aten.conv2d``; ``overload``: as in ``default``; ``outputs``: names
+    of its tensors."""
 
     operator: str
     arguments: dict[str, Argument]
     outputs: tuple[str, ...]
     module: str
+    overload: str = "default"
 
     @property
     def label(self) -> str:
@@ -42,10 +83,11 @@ class OperatorCall:
 @dataclass(frozen=True)
 class Program:
     """A program. ``parameters``: names of parameters, buffers and constants in the model, by those in ``calls``;
-    ``constants``: those in ``calls`` that a state dict of the model lacks."""
+    ``buffers``: those in ``calls`` that are not trained; ``constants``: those that a state dict of the model lacks."""
 
     calls: tuple[OperatorCall, ...]
     parameters: dict[str, str]
+    buffers: tuple[str, ...]
     constants: tuple[str, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
@@ -63,6 +105,7 @@ def parse_program(content: JsonObject) -> Program:
         return Program(
             tuple(_parse_call(node, symbols) for node in graph["nodes"]),
             parameters,
+            _parse_buffers(signature["input_specs"]),
             _parse_constants(signature["input_specs"]),
             inputs,
             _parse_outputs(signature["output_specs"]),
@@ -79,7 +122,7 @@ def _hint(size: JsonObject) -> int:
     hint = size["as_expr"]["hint"]
     if hint is None:
         raise InvalidModel("expected sizes that are known from the example, got one that depends on values of tensors")
-    return SymbolicSize(hint["as_int"])
+    return SymbolicSize(hint["as_int"], size["as_expr"]["expr_str"])
 
 
 def _parse_inputs(specs: list[JsonObject]) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -96,6 +139,11 @@ def _parse_inputs(specs: list[JsonObject]) -> tuple[dict[str, str], tuple[str, .
         else:
             raise InvalidModel(f"expected tensors as inputs, got {kind}: custom objects are not opened")
     return parameters, tuple(inputs)
+
+
+def _parse_buffers(specs: list[JsonObject]) -> tuple[str, ...]:
+    kinds = ("buffer", "tensor_constant")
+    return tuple(spec[kind]["arg"]["name"] for spec in specs for kind in kinds if kind in spec)
 
 
 def _parse_constants(specs: list[JsonObject]) -> tuple[str, ...]:
@@ -123,7 +171,7 @@ def _parse_call(node: JsonObject, symbols: dict[str, int]) -> OperatorCall:
             outputs.extend(tensor["name"] for tensor in output["as_tensors"])
     stack = node["metadata"].get("nn_module_stack", "")
     module = stack.split(";")[-1].split(",")[1] if stack else ""
-    return OperatorCall(".".join(target[:2]), arguments, tuple(outputs), module)
+    return OperatorCall(".".join(target[:2]), arguments, tuple(outputs), module, ".".join(target[2:]) or "default")
 
 
 def _decode(argument: JsonObject, symbols: dict[str, int]) -> Argument:
@@ -144,5 +192,7 @@ def _decode(argument: JsonObject, symbols: dict[str, int]) -> Argument:
         case "as_int" | "as_float" | "as_bool" | "as_string":
             assert isinstance(value, int | float | bool | str)
             return value
+        case "as_scalar_type":
+            return DataType(int(value))
         case _:
-            return None  # data types, devices and layouts: tensors of the program say which they are
+            return None if kind in _PLACES else Undecoded(kind)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.listing import first_names
-from nas.models.graph import InvalidModel
+from nas.models.graph import InvalidModel, TensorShape
 from nas.models.reading.model import ReadModel
 from nas.models.torch_files import open_safetensors, open_state_dict
 
@@ -48,6 +48,7 @@ def with_weights(model: ReadModel, arrays: WeightsByName) -> ReadModel:
             f"weights: expected a tensor for each of the model's {len(needed)} parameters, got none for "
             f"{_listed(missing)}{unplaced}"
         )
+    named = {name: _widened(array, needed.get(name)) for name, array in named.items()}
     if misfits := [
         f"{name} {list(shape)}, got {list(named[name].shape)}"
         for name, shape in needed.items()
@@ -61,6 +62,12 @@ def with_weights(model: ReadModel, arrays: WeightsByName) -> ReadModel:
     unused = [name for name in named if name not in needed and not name.endswith(_COUNTERS)]
     warnings = (f"weights: the model has no parameter for {_listed(unused)}",) if unused else ()
     return replace(model, weights=weights, warnings=(*model.warnings, *warnings))
+
+
+def _widened(array: NDArray[Any], shape: TensorShape | None) -> NDArray[Any]:
+    """Weights (O, C, k) of a convolution over one dimension as (O, C, 1, k), as graphs have them."""
+    is_raised = shape is not None and len(shape) == 4 and shape[2] == 1 and array.ndim == 3
+    return array[:, :, None, :] if is_raised else array
 
 
 def _without_prefix(arrays: WeightsByName, needed: Mapping[str, object]) -> WeightsByName:

@@ -1,4 +1,4 @@
-"""Commands that list what specs can name: predictors, search spaces and strategies."""
+"""Commands that list what specs can name: predictors, search spaces, strategies and tasks."""
 
 from __future__ import annotations
 
@@ -39,3 +39,10 @@ def strategies(service: ServiceOptions) -> None:
     """List strategies and their parameters."""
     with service.connect() as nas:
         render.out(nas.strategies(), service.json_output, render.strategies)
+
+
+@service_command
+def tasks(service: ServiceOptions) -> None:
+    """List tasks: what networks learn, and by what they are judged."""
+    with service.connect() as nas:
+        render.out(nas.tasks(), service.json_output, render.tasks)

@@ -51,7 +51,14 @@ async def model_page(client: Client, name: str) -> None:
 
         def draw(snapshot: ModelSnapshot) -> None:
             model = snapshot.model
-            header.show(model.name, model.status, _source_text(model), model.summary is not None, snapshot.may_change)
+            header.show(
+                model.name,
+                model.status,
+                _source_text(model),
+                model.summary is not None,
+                snapshot.may_change,
+                model.refused,
+            )
             refusal.show(model.error if model.status in ("failed", "quarantined") else None)
             intake.show(model)
             figures.show(model.quality, model.latency)
@@ -67,13 +74,13 @@ class ModelActions:
     def __init__(self, client: Client, shell: PageShell, name: str, refresh: Callable[[], Awaitable[None]]) -> None:
         self._client, self._shell, self._name, self._refresh = client, shell, name, refresh
 
-    def draw(self, status: JobStatus) -> None:
-        """The buttons that the status allows."""
+    def draw(self, status: JobStatus, refused: bool) -> None:
+        """The buttons that the status allows; a file that was ``refused`` is not tried again."""
         if status in ALLOWED_STATUSES["cancel"]:
             ui.button("Cancel", icon="stop", on_click=lambda: self._act(self._client.cancel_intake)).props(
                 "outline no-caps"
             )
-        if status in ALLOWED_STATUSES["retry"]:
+        if status in ALLOWED_STATUSES["retry"] and not refused:
             ui.button("Retry", icon="replay", on_click=lambda: self._act(self._client.retry_intake)).props(
                 "outline no-caps"
             )
@@ -105,7 +112,13 @@ def _delete(client: Client, name: str) -> bool:
 
 
 def _draw_header(
-    actions: ModelActions, name: str, status: JobStatus, source: str, is_usable: bool, may_change: bool
+    actions: ModelActions,
+    name: str,
+    status: JobStatus,
+    source: str,
+    is_usable: bool,
+    may_change: bool,
+    refused: bool,
 ) -> None:
     breadcrumbs(("Models", "/models"), (name, ""))
     with div("flow").style("margin-top: .35rem"):
@@ -117,7 +130,7 @@ def _draw_header(
                 "outline no-caps"
             )
         if may_change:
-            actions.draw(status)
+            actions.draw(status, refused)
     text(source, "small muted")
 
 

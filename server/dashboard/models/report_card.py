@@ -16,7 +16,8 @@ _LISTED = 4  # names of layers in a cell of a table; its tooltip has all
 
 
 def draw_report(report: IntakeReport | None) -> None:
-    """Facts, the drawing, and a table each of what may be narrowed, skipped, and must stay; nothing for None."""
+    """Facts, the drawing, and a table each of what may be narrowed, skipped, must stay, and is not known; nothing for
+    None."""
     if report is None:
         return
     with div("card stack"):
@@ -36,10 +37,14 @@ def draw_report(report: IntakeReport | None) -> None:
         ("Layer", "Channels", "Because of", "Reason"),
         ((f.layer, str(f.channels), f.cause, f.reason) for f in report.fixed),
     )
+    _draw_table(
+        "Runs as it is",
+        ("Module", "Operator", "Reason"),
+        ((o.module, o.operator, o.reason) for o in report.opaque),
+    )
 
 
 def _facts(report: IntakeReport) -> list[tuple[str, str]]:
-    scaling = report.resolution
     batch_norms = str(report.batch_norms)
     if report.convolutions and not report.batch_norms:
         batch_norms = "none: they were folded into the convolutions when the file was made, or the model has none"
@@ -49,10 +54,7 @@ def _facts(report: IntakeReport) -> list[tuple[str, str]]:
         ("output", ", ".join(shape_text(shape) for shape in report.outputs)),
         ("images at once", "any number" if report.any_batch else "only as many as in its example"),
         ("batch norms", batch_norms),
-        (
-            "resolution",
-            f"may change by multiples of {scaling.multiple} pixels" if scaling.scalable else f"fixed: {scaling.reason}",
-        ),
+        ("resolution", report.resolution.sentence),
     ]
 
 

@@ -68,6 +68,7 @@ class SpecFields:
             with div("form"):
                 self._draw_advanced_fields(options)
         self._space.on_value_change(self._offer_presets)
+        self._space.on_value_change(lambda: self._supernet.set_options(self._supernets(), value=self._supernet.value))
         self._spaces, self._strategies = options.spaces, {s.name: s for s in options.strategies}
         self._strategy.on_value_change(self._offer_spaces)
 
@@ -129,8 +130,9 @@ class SpecFields:
         self._evaluations = self._field(evaluations, "candidates of the search, and as many of random search")
         verified = ui.number("Candidates to verify", value=initial.budget.verified, min=1, format="%d")
         self._verified = self._field(verified, "at most so many front members are measured on the device")
-        supernets = {"": "Train a new supernet"} | {s.id: f"{s.spec.name} ({s.id[:8]})" for s in options.parents}
-        supernet = ui.select(supernets, label="Supernet", value=parent.id if parent is not None else "")
+        self._trained = {s.id: f"{s.spec.name} ({s.id[:8]})" for s in options.parents}
+        self._of_model = {space.name for space in options.spaces if space.of_model}
+        supernet = ui.select(self._supernets(), label="Supernet", value=parent.id if parent is not None else "")
         self._supernet = self._field(supernet, "a trained supernet needs no training", wide=True)
         self._int8 = ui.checkbox("Export int8 beside float32", value=initial.export.int8).props("dense")
         self._controls.append(self._int8)
@@ -199,6 +201,11 @@ class SpecFields:
             if (space.relaxed or not relaxed_only) and (space.of_model or not model_only)
         ]
         self._space.set_options(names, value=self._space.value if self._space.value in names else next(iter(names), ""))
+
+    def _supernets(self) -> dict[str, str]:
+        """The supernets to start from, by search; the first is that of no search."""
+        is_of_model = self._space.value in self._of_model
+        return {"": "The weights of the model" if is_of_model else "Train a new supernet"} | self._trained
 
     def _offer_presets(self) -> None:
         presets = self._presets.get(self._space.value, [])

@@ -58,4 +58,5 @@ class UserModelReader(Reader):
             preprocessing=preprocessing_of(job),
             quality=quality_of(job.state.finished),
             latency=latency_of(job.state.finished),
+            refused=job.state.refused,
         )

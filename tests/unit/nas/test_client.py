@@ -24,7 +24,14 @@ from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import ExtendBody, ForkBody, SearchPage, SearchSchema
-from nas.schemas.service import HealthCheckSchema, HealthSchema, ReadinessSchema, SpaceSchema, StrategySchema
+from nas.schemas.service import (
+    HealthCheckSchema,
+    HealthSchema,
+    ReadinessSchema,
+    SpaceSchema,
+    StrategySchema,
+    TaskSchema,
+)
 from tests.support.seeded_service import (
     BASELINE,
     LOST,
@@ -73,6 +80,7 @@ CALLS = (
     ClientCall(lambda n, _: n.health(), HealthSchema, "GET /v1/health"),
     ClientCall(lambda n, _: n.spaces(), SpaceSchema, "GET /v1/spaces"),
     ClientCall(lambda n, _: n.strategies(), StrategySchema, "GET /v1/strategies"),
+    ClientCall(lambda n, _: n.tasks(), TaskSchema, "GET /v1/tasks"),
     ClientCall(lambda n, _: n.datasets(), str, "GET /v1/datasets"),
     ClientCall(lambda n, _: n.submit(SearchSpec()), SearchSchema, "POST /v1/searches"),
     ClientCall(

@@ -6,12 +6,7 @@ import numpy as np
 import pytest
 
 from nas.core.arch import as_archs
-from nas.core.parent import ParentModel
-from nas.core.ports import ImageShape
-from nas.export import Normalised, footprint, to_onnx
-from nas.models.execution import _UNARY
-from nas.models.graph import GraphNode, GraphValue, ModelGraph
-from nas.models.operators import (
+from nas.core.operators import (
     BatchNormOp,
     BinaryOp,
     Conv2dOp,
@@ -22,6 +17,11 @@ from nas.models.operators import (
     UnaryOp,
     UpsampleOp,
 )
+from nas.core.parent import ParentModel
+from nas.core.ports import ImageShape
+from nas.export import Normalised, footprint, to_onnx
+from nas.models.execution import _UNARY
+from nas.models.graph import GraphNode, GraphValue, ModelGraph
 from search_spaces.own_model.space import build
 
 CONSTANTS = {"leaky_relu": (0.1,), "elu": (1.0,), "hardtanh": (-1.0, 1.0), "clamp": (0.0, None)}

@@ -125,6 +125,12 @@ def test_the_catalogue_lists_plug_ins(api: TestClient) -> None:
     strategy = api.get("/v1/strategies").json()
     assert (strategy[0]["name"], strategy[0]["params"]) == ("plain", {"epochs": 3})
     assert api.get("/v1/datasets").json() == ["blank"]
+    tasks = {task["name"]: task for task in api.get("/v1/tasks").json()}
+    assert next(iter(tasks)) == "single_label"
+    mae = tasks["regression"]
+    assert (mae["objective"], mae["goal"], mae["labels"], mae["outputs"]) == ("mae", "min", "values", "vector")
+    assert tasks["agreement"]["of_model"]
+    assert "test_miou" in tasks["segmentation"]["metrics"]
 
 
 # Submitting

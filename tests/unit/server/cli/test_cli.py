@@ -151,6 +151,7 @@ def test_listed_help_equals_the_command_help(entry: CommandEntry) -> None:
         ("devices", "rename", "board", "desk"),
         ("spaces",),
         ("strategies",),
+        ("tasks",),
         ("version",),
         ("watch", SEARCH),
         ("submit", "--dry-run"),
@@ -184,6 +185,7 @@ def test_list_commands(run: Run, service: SeededService) -> None:
     assert "digits [small]" in listed  # brackets of names are no markup
     assert "mobilenet_v3" in run("spaces").stdout
     assert f"epochs = {OnceForAllParams().epochs}" in run("strategies").stdout
+    assert "output_error" in run("tasks").stdout
     assert "a [fast] processor" in run("devices", "list").stdout
     cards = run("predictors", "--device", "this-machine").stdout
     assert dict(service.last.url.params) == {"device": "this-machine"}

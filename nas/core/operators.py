@@ -1,4 +1,4 @@
-"""The operators of a graph: what the formats that can be read are translated to.
+"""The operators of a model's graph: what the formats that can be read are translated to.
 
 An operator holds its settings; its operands are named by the node that holds it. Operands in brackets may be missing.
 Dimensions count from 0 and are never negative. ``x`` is (N, channels, height, width) unless another shape is given.
@@ -12,6 +12,9 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 Pair = tuple[int, int]
+FACTORIES = ("arange", "full", "zeros", "ones", "linspace", "eye", "scalar_tensor")
+"""Operators of torch that make tensors of nothing but numbers."""
+Scalar = bool | int | float | str | None
 UnaryFunction = Literal[
     "relu", "relu6", "silu", "gelu", "gelu_tanh", "sigmoid", "tanh", "hardswish", "hardsigmoid", "hardtanh",
     "leaky_relu", "elu", "mish", "softplus", "exp", "log", "sqrt", "rsqrt", "abs", "neg", "erf", "clamp", "identity",
@@ -73,6 +76,13 @@ class GroupNormOp:
     groups: int
     eps: float
     kind: Literal["group_norm"] = "group_norm"
+
+
+@dataclass(frozen=True)
+class PReluOp:
+    """Operands x (N, C, ...), slope (C) or (1): x where it is positive, slope * x elsewhere."""
+
+    kind: Literal["prelu"] = "prelu"
 
 
 @dataclass(frozen=True)
@@ -221,10 +231,18 @@ class AttentionOp:
 class UpsampleOp:
     """Height and width times ``scale``."""
 
-    mode: Literal["nearest", "bilinear"]
+    mode: Literal["nearest", "bilinear", "bicubic"]
     scale: tuple[float, float]
     aligns_corners: bool = False
     kind: Literal["upsample"] = "upsample"
+
+
+@dataclass(frozen=True)
+class PixelShuffleOp:
+    """Blocks of ``factor``^2 neighbouring channels become pixels: height and width times ``factor``."""
+
+    factor: int
+    kind: Literal["pixel_shuffle"] = "pixel_shuffle"
 
 
 @dataclass(frozen=True)
@@ -236,6 +254,66 @@ class Pad2dOp:
     kind: Literal["pad2d"] = "pad2d"
 
 
+@dataclass(frozen=True)
+class ExampleShape:
+    """A shape of which only the number of images may change: ``sizes`` with one image, and which of its dimensions,
+    ``image_dims``, are so many times the number of images."""
+
+    sizes: tuple[int, ...]
+    image_dims: tuple[int, ...] = ()
+
+    def of(self, images: int) -> tuple[int, ...]:
+        """The shape with so many images."""
+        return tuple(size * images if i in self.image_dims else size for i, size in enumerate(self.sizes))
+
+
+@dataclass(frozen=True)
+class OperandArgument:
+    """The operand at a position; ``positions`` of several for a list of tensors, -1 for one that is left out."""
+
+    positions: tuple[int, ...]
+    is_list: bool = False
+    kind: Literal["operand"] = "operand"
+
+
+@dataclass(frozen=True)
+class ValueArgument:
+    """A number, text or None, or a list of them. ``infinite``: positions of items that are infinite numbers, which JSON
+    lacks; they are the texts ``inf`` and ``-inf``."""
+
+    items: tuple[Scalar, ...]
+    is_list: bool = False
+    infinite: tuple[int, ...] = ()
+    kind: Literal["value"] = "value"
+
+
+@dataclass(frozen=True)
+class DataTypeArgument:
+    """A data type of torch by its name, such as ``float32``."""
+
+    name: str
+    kind: Literal["data_type"] = "data_type"
+
+
+OpaqueArgument: TypeAlias = Annotated[OperandArgument | ValueArgument | DataTypeArgument, Field(discriminator="kind")]
+
+
+@dataclass(frozen=True)
+class OpaqueOp:
+    """An operator of torch, such as ``aten.sort.default``, of which nothing is known but how it is run: what it reads
+    and what it gives keep their shapes. ``operand_types``: data types of torch; ``output``: which of its outputs the
+    node is; ``reason``: why it is not known."""
+
+    operator: str
+    arguments: tuple[tuple[str, OpaqueArgument], ...]
+    output: int
+    operand_shapes: tuple[ExampleShape, ...]
+    operand_types: tuple[str, ...]
+    shape: ExampleShape
+    reason: str
+    kind: Literal["opaque"] = "opaque"
+
+
 GraphOperator: TypeAlias = Annotated[
     Conv2dOp
     | ConvTranspose2dOp
@@ -243,6 +321,7 @@ GraphOperator: TypeAlias = Annotated[
     | BatchNormOp
     | LayerNormOp
     | GroupNormOp
+    | PReluOp
     | UnaryOp
     | BinaryOp
     | Pool2dOp
@@ -260,6 +339,8 @@ GraphOperator: TypeAlias = Annotated[
     | SoftmaxOp
     | AttentionOp
     | UpsampleOp
-    | Pad2dOp,
+    | PixelShuffleOp
+    | Pad2dOp
+    | OpaqueOp,
     Field(discriminator="kind"),
 ]
