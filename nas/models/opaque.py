@@ -137,7 +137,11 @@ def _check_exportable(operator: OpaqueOp) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                _Single(operator), operands, io.BytesIO(), opset_version=ONNX_OPSET, dynamo=False, verbose=False
+                _Single(operator),
+                operands,
+                io.BytesIO(),  # type: ignore[arg-type]  # files in memory are taken, but not declared
+                opset_version=ONNX_OPSET,
+                dynamo=False,
             )
     except (RuntimeError, TypeError, ValueError) as error:  # what torch's exporter raises
         raise InvalidModel(f"it has no form in ONNX: {_first_line(error)}") from None

@@ -2,7 +2,8 @@
 
 A convolution or linear layer creates one unit for each output channel, and every other operator hands units on, joins
 them or makes them stay. The rules are exact: without the channels of a unit, the rest of the model computes what it
-computes if these channels are zero. Where that is not so, as behind a layer norm over the channels, the unit stays.
+computes if these channels are zero, and norms over channels leave them out. Where that is not so, the unit stays. One
+rule for each operator, so the file may be longer than others.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ class _Model:
     def input(self, shape: Sequence[int], *, any_batch: bool = True) -> str:
         """Add an input to the model. ``any_batch``: for any number of images, which ``shape`` leaves out."""
         name = f"input{len(self._inputs)}"
-        sizes = ["batch", *shape] if any_batch else list(shape)
+        sizes: list[str | int | None] = ["batch", *shape] if any_batch else [*shape]
         self._inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes))
         return name
 

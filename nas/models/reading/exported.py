@@ -58,23 +58,10 @@ _MASKED = -1e4
 _IN_PLACE = tuple(
     f"aten.{name}_"
     for name in (
-        *(
-            "add",
-            "sub",
-            "mul",
-            "div",
-            "relu",
-            "relu6",
-            "silu",
-            "hardtanh",
-            "hardswish",
-            "hardsigmoid",
-            "sigmoid",
-            "tanh",
-        ),
+        *("add", "sub", "mul", "div", "relu", "relu6", "silu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
         *("leaky_relu", "elu", "gelu", "clamp", "mish"),
     )
-)
+)  # fmt: skip
 Arrays = dict[str, NDArray[Any]]
 
 

@@ -1,4 +1,4 @@
-"""Translations of the operators of ONNX."""
+"""Translations of the operators of ONNX: one table, so it may be longer than other files."""
 
 from __future__ import annotations
 

@@ -509,7 +509,7 @@ def test_progress_bars_and_time_left(store: Store, clock: fakes.Clock) -> None:
     assert view.untimed_stages == ["estimate", "export"]
     fakes.append(store, lease, [StageFinished("train", 24.0, {"x": 1})], 1000.0)
     train = store.queries.search(search).stages[1]
-    assert (train.status, train.done, train.seconds, train.result) == ("finished", 100, 24.0, {"x": 1})
+    assert (train.status, train.done, train.seconds, train.result) == ("finished", 10, 24.0, {"x": 1})
     log = [StageFinished("estimate", 1.0), StageStarted("export", 2, 3), Progress("export", 0, 4)]
     fakes.append(store, lease, log, 1000.0)
     clock.pass_(10.0)
