@@ -33,11 +33,11 @@ _INTERNAL = ("_to_copy", "_unsafe_index", "_unsafe_view")
 """Operators whose names begin with an underscore are checked by those that call them; these check themselves."""
 _IMAGES = (2, 3)  # numbers of images with which shapes are checked
 RunValue: TypeAlias = "Tensor | torch.dtype | Scalar | list[Tensor | None] | list[Scalar] | None"
-Operator: TypeAlias = Callable[..., object]
+AtenOperator: TypeAlias = Callable[..., object]
 
 
 @lru_cache(maxsize=512)
-def operator_of(name: str) -> Operator:
+def operator_of(name: str) -> AtenOperator:
     """The operator of a name such as ``aten.sort.default``. Raises InvalidModel for one that must not be run."""
     parts = name.split(".")
     packet = getattr(torch.ops.aten, parts[1], None) if len(parts) == 3 and parts[0] == "aten" else None
@@ -53,7 +53,7 @@ def operator_of(name: str) -> Operator:
         raise InvalidModel(f"expected an operator that gives the same for the same, got {name}, which draws numbers")
     if not any("Tensor" in str(argument.type) for argument in schema.arguments):
         raise InvalidModel(f"expected an operator that reads tensors, got {name}")
-    run: Operator = operator
+    run: AtenOperator = operator
     return run
 
 

@@ -58,8 +58,8 @@ _MASKED = -1e4
 _IN_PLACE = tuple(
     f"aten.{name}_"
     for name in (
-        *("add", "sub", "mul", "div", "relu", "relu6", "silu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid", "tanh"),
-        *("leaky_relu", "elu", "gelu", "clamp", "mish"),
+        *("add", "sub", "mul", "div", "relu", "relu6", "silu", "hardtanh", "hardswish", "hardsigmoid", "sigmoid"),
+        *("tanh", "leaky_relu", "elu", "gelu", "clamp", "mish"),
     )
 )  # fmt: skip
 Arrays = dict[str, NDArray[Any]]
@@ -141,13 +141,17 @@ class _ProgramTranslator:
         """Translate one call, or take it as it is. Raises InvalidModel if it cannot be run either."""
         if not call.outputs:
             return  # sizes and assertions: nothing that tensors depend on
-        if self._is_constant(call):
+        is_constant = self._is_constant(call)
+        if is_constant and call.operator not in ALIASES:
             self._fold(call)
             return
         try:
             self._translate(call)
         except UnknownOperator as error:
-            self._append_opaque(call, error)
+            if is_constant:
+                self._fold(call)
+            else:
+                self._append_opaque(call, error)
 
     def _translate(self, call: OperatorCall) -> None:
         name = call.operator.removesuffix("_") if call.operator in _IN_PLACE else call.operator
@@ -180,6 +184,8 @@ class _ProgramTranslator:
             )
         except InvalidModel as impossible:
             raise InvalidModel(f"{impossible}; {call.operator} has no translation: {reason}") from None
+        if not tensors:
+            raise InvalidModel(f"{call.label}: expected an operator that reads tensors")
         operands = [self.source(name) for name in tensors]
         for output, operator in zip(call.outputs, operators, strict=True):
             self._append(call, output, [operator], operands)

@@ -47,6 +47,21 @@ _FOLDED = (
         "Where",
         "Expand",
     ),
+    *(
+        "Trilu",
+        "Not",
+        "And",
+        "Or",
+        "Greater",
+        "Less",
+        "GreaterOrEqual",
+        "LessOrEqual",
+        "Tile",
+        "Pow",
+        "Exp",
+        "Sin",
+        "Cos",
+    ),
 )
 """What is computed at once when all operands are constants, such as sizes and transposed weights."""
 

@@ -266,6 +266,8 @@ def _binary(function: BinaryFunction) -> Callable[[OnnxNode], OnnxTranslation]:
 
 def _pool(node: OnnxNode) -> OnnxTranslation:
     kernel = node.attribute("kernel_shape")
+    if len(kernel) == 1:
+        return _pool1d(node, kernel[0])
     stride, dilation = node.attribute("strides", [1, 1]), node.attribute("dilations", [1, 1])
     pads = _pads(node, kernel, stride, dilation)
     if pads[:2] != pads[2:] or list(dilation) != [1, 1] or len(kernel) != 2:
@@ -274,6 +276,28 @@ def _pool(node: OnnxNode) -> OnnxTranslation:
     ceil, counts = bool(node.attribute("ceil_mode", 0)), bool(node.attribute("count_include_pad", 0))
     pool = Pool2dOp(mode, (kernel[0], kernel[1]), (stride[0], stride[1]), pads[:2], ceil, counts or mode == "max")
     return node.one(pool)
+
+
+def _pool1d(node: OnnxNode, kernel: int) -> OnnxTranslation:
+    """A pool over one dimension as one over two, of which the first has one position."""
+    [stride], [dilation], (before, after) = (
+        node.attribute(name, default) for name, default in (("strides", [1]), ("dilations", [1]), ("pads", [0, 0]))
+    )
+    if dilation != 1 or before != after or node.attribute("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise node.refuse("expected a window with equal padding and no dilation, got another")
+    mode: Literal["average", "max"] = "max" if node.proto.op_type == "MaxPool" else "average"
+    ceil, counts = bool(node.attribute("ceil_mode", 0)), bool(node.attribute("count_include_pad", 0))
+    pool = Pool2dOp(mode, (1, kernel), (1, stride), (0, before), ceil, counts or mode == "max")
+    return [(node.output, [UnsqueezeOp(2), pool, SqueezeOp((2,))], node.present)]
+
+
+def _global_pool(mode: Literal["mean", "max"]) -> Callable[[OnnxNode], OnnxTranslation]:
+    def translate(node: OnnxNode) -> OnnxTranslation:
+        if len(node.shape) == 4:
+            return node.one(AdaptivePool2dOp("average" if mode == "mean" else "max", (1, 1)))
+        return node.one(ReduceOp(mode, tuple(range(2, len(node.shape))), True))
+
+    return translate
 
 
 def _reduce(node: OnnxNode) -> OnnxTranslation:
@@ -367,7 +391,10 @@ def _resize(node: OnnxNode) -> OnnxTranslation:
     if mode == "linear" and position in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         operator = UpsampleOp("bilinear", (factors[2], factors[3]), position == "align_corners")
         return node.one(operator, node.operands[0])
-    raise node.refuse(f"expected nearest or bilinear resizing, got {mode}, {position}, {rounding}")
+    if mode == "cubic" and position in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        if abs(node.attribute("cubic_coeff_a", -0.75) + 0.75) < 1e-6:
+            return node.one(UpsampleOp("bicubic", (factors[2], factors[3]), position == "align_corners"))
+    raise node.refuse(f"expected nearest, bilinear or bicubic resizing, got {mode}, {position}, {rounding}")
 
 
 def _pad(node: OnnxNode) -> OnnxTranslation:
@@ -414,8 +441,8 @@ TRANSLATIONS: dict[str, Callable[[OnnxNode], OnnxTranslation]] = {
     "Max": _binary("maximum"),
     "Min": _binary("minimum"),
     **dict.fromkeys(("MaxPool", "AveragePool"), _pool),
-    "GlobalAveragePool": lambda n: n.one(AdaptivePool2dOp("average", (1, 1))),
-    "GlobalMaxPool": lambda n: n.one(AdaptivePool2dOp("max", (1, 1))),
+    "GlobalAveragePool": _global_pool("mean"),
+    "GlobalMaxPool": _global_pool("max"),
     **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin"), _reduce),
     "Reshape": _reshape,
     "Flatten": _flatten,

@@ -187,9 +187,13 @@ def _decode(argument: JsonObject, symbols: dict[str, int]) -> Argument:
             return symbols[value["as_name"]] if "as_name" in value else int(value["as_int"])
         case "as_sym_ints":
             return [symbols[v["as_name"]] if "as_name" in v else int(v["as_int"]) for v in value]
-        case "as_ints" | "as_floats" | "as_bools":
+        case "as_ints" | "as_bools":
             return list(value)
-        case "as_int" | "as_float" | "as_bool" | "as_string":
+        case "as_float":
+            return float(value)  # a text if it is infinite
+        case "as_floats":
+            return [float(item) for item in value]
+        case "as_int" | "as_bool" | "as_string":
             assert isinstance(value, int | float | bool | str)
             return value
         case "as_scalar_type":

@@ -40,13 +40,16 @@ def save_onnx(model: torch.nn.Module, path: Path, *, any_batch: bool) -> Path:
     return path
 
 
-@pytest.mark.parametrize("case", CASES, ids=str)
+READABLE = [case for case in CASES if case.onnx_groups is not None]
+
+
+@pytest.mark.parametrize("case", READABLE, ids=str)
 def test_an_onnx_model_equals_its_source(case: ModelCase, tmp_path: Path) -> None:
     parent = make_model(case).eval()
     model = read_onnx(save_onnx(parent, tmp_path / "model.onnx", any_batch=False), MAX_BYTES)
     images = torch.randn(2, 3, SIDE, SIDE)
     kept_units = {group.name: range(0, group.units, 2) for group in analyse_channels(model.graph).groups}
-    assert len(kept_units) == case.groups
+    assert len(kept_units) == (case.groups if case.onnx_groups == -1 else case.onnx_groups)
     narrowed = narrow(model.graph, model.weights, kept_units)
     masked = build_masked(model.graph, model.weights, element_masks(model.graph, kept_units))
     with torch.no_grad():
