@@ -80,9 +80,7 @@ def test_random_networks_give_the_same_in_onnxruntime(
         for actual, expected in zip(outputs, _run(module, images), strict=True):
             np.testing.assert_allclose(actual, expected, atol=1e-4 * max(1.0, float(expected.abs().max())))
         kinds = {node.operator.kind for node in space.model.graph.nodes}
-        computes_shapes = (
-            b"Shape_output" in onnx_bytes
-        )  # as a class token and torch's exports of group norm and sorting do
+        computes_shapes = b"Shape_output" in onnx_bytes  # as exports of class tokens, group norms and sorting do
         assert computes_shapes == bool(kinds & {"expand", "group_norm", "opaque"})
 
 

@@ -223,6 +223,10 @@ class EinsumAttention(FusedAttention):
         return self.out(torch.einsum("bhij,bhjd->bhid", shares, v).transpose(1, 2).reshape(n, length, width))
 
 
+def vit_masked() -> nn.Module:
+    return ViT(lambda: FusedAttention(16, 4, explicit=False, mask=_causal(17)))
+
+
 class ConvNeXtBlock(nn.Module):
     def __init__(self, c: int) -> None:
         super().__init__()
@@ -396,9 +400,7 @@ CASES = (
     ModelCase("tied", Tied, 2, 0, None),
     ModelCase("group_norm", GroupNormed, 1, 0, 1),
     ModelCase("group_norm_resnet", GroupNormResNet, 2, 1, 1, onnx_groups=1),
-    ModelCase(
-        "vit_masked", lambda: ViT(lambda: FusedAttention(16, 4, explicit=False, mask=_causal(17))), 5, 4, None, None
-    ),
+    ModelCase("vit_masked", vit_masked, 5, 4, None, None),
     ModelCase("vit_einsum", lambda: ViT(lambda: EinsumAttention(16, 4, explicit=True)), 5, 4, None),
     ModelCase("audio", AudioNet, 2, 0, 1),
     ModelCase("prelu", PReluNet, 2, 0, 1),

@@ -391,9 +391,9 @@ def _resize(node: OnnxNode) -> OnnxTranslation:
     if mode == "linear" and position in ("half_pixel", "pytorch_half_pixel", "align_corners"):
         operator = UpsampleOp("bilinear", (factors[2], factors[3]), position == "align_corners")
         return node.one(operator, node.operands[0])
-    if mode == "cubic" and position in ("half_pixel", "pytorch_half_pixel", "align_corners"):
-        if abs(node.attribute("cubic_coeff_a", -0.75) + 0.75) < 1e-6:
-            return node.one(UpsampleOp("bicubic", (factors[2], factors[3]), position == "align_corners"))
+    is_torchs = abs(node.attribute("cubic_coeff_a", -0.75) + 0.75) < 1e-6
+    if mode == "cubic" and is_torchs and position in ("half_pixel", "pytorch_half_pixel", "align_corners"):
+        return node.one(UpsampleOp("bicubic", (factors[2], factors[3]), position == "align_corners"))
     raise node.refuse(f"expected nearest, bilinear or bicubic resizing, got {mode}, {position}, {rounding}")
 
 

@@ -104,6 +104,8 @@ def opaque_operators(
     arguments, tensors = encode(call, images)
     operands = tuple(example_shape(call, shapes[name], images) for name in tensors)
     types = tuple(data_type(dtypes[name]) for name in tensors)
+    for output in call.outputs:
+        data_type(dtypes[output])  # a runtime has no others
     name = f"{call.operator}.{call.overload}"
     operators = [
         OpaqueOp(name, arguments, i, operands, types, example_shape(call, shapes[output], images), reason)
