@@ -20,9 +20,11 @@ from nas.core.operators import (
     GroupNormOp,
     LayerNormOp,
     LinearOp,
+    OpaqueOp,
     PReluOp,
 )
 from nas.models.graph import GraphNode, GraphValue, InvalidModel, ModelGraph, TensorShape
+from nas.models.reading import onnx_opaque
 from nas.models.reading.model import ReadModel
 from nas.models.reading.normalising import normalise
 from nas.models.reading.onnx_operators import TRANSLATIONS, OnnxNode
@@ -86,6 +88,10 @@ def read_onnx(path: Path, max_bytes: int) -> ReadModel:
         translation.add(node)
     graph = normalise(translation.graph())
     check_shapes(graph)
+    if any(isinstance(node.operator, OpaqueOp) for node in graph.nodes):
+        from nas.models.opaque import check_opaque
+
+        check_opaque(graph)
     weights = {value.name: translation.constants[value.name] for value in graph.parameters}
     stored = {tensor.name for tensor in model.graph.initializer if translation.constants[tensor.name].dtype.kind == "f"}
     return ReadModel(graph, weights, frozenset(weights.keys() - stored))
@@ -125,6 +131,7 @@ class _OnnxTranslator:
         self._nodes: list[GraphNode] = []
         self._read_vectors: set[str] = set()
         self._computed: set[str] = set()
+        self._types: dict[str, str] = {}  # of values that are not float32
 
     def add(self, proto: onnx.NodeProto) -> None:
         """Translate or compute one node. Raises InvalidModel if its operator is not supported."""
@@ -142,8 +149,10 @@ class _OnnxTranslator:
             for output, operators, names in TRANSLATIONS[proto.op_type](node):
                 self._require_weights(label, operators[0], names)
                 self._append(label, output, operators, [self._own_vector(name, output) for name in names])
+        elif proto.op_type in onnx_opaque.OPERATORS:
+            self._append_opaque(OnnxNode(proto, label, tuple(operands), shapes, self.constants))
         else:
-            raise InvalidModel(f"{label}: expected a known operator, got {proto.op_type}")
+            raise InvalidModel(f"{label}: expected an operator that can be run, got {proto.op_type}")
 
     def graph(self) -> ModelGraph:
         """What was translated so far."""
@@ -167,6 +176,13 @@ class _OnnxTranslator:
             return name
         self.constants[f"{name}/{reader}"] = self.constants[name]
         return f"{name}/{reader}"
+
+    def _append_opaque(self, node: OnnxNode) -> None:
+        types = {name: self._types.get(name, "float32") for name in node.present}
+        types |= {name: str(self.constants[name].dtype) for name in node.present if name in self.constants}
+        for output, operator, names, kind in onnx_opaque.translate(node, types, self._inputs[0].shape[0]):
+            self._append(node.label, output, [operator], names)
+            self._types[output] = kind
 
     def _require_weights(self, label: str, operator: GraphOperator, names: list[str]) -> None:
         if isinstance(operator, _WEIGHTED) and not all(name in self.constants for name in names[1:]):

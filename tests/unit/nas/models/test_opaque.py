@@ -47,6 +47,10 @@ FUNCTIONS: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "reflected border": ("aten.pad.default", lambda x: nn.functional.pad(x, (1, 1, 1, 1), mode="reflect")),
     "dilated pool": ("aten.max_pool2d.default", lambda x: nn.functional.max_pool2d(x, 2, dilation=2)),
     "signs": ("aten.sign.default", torch.sign),
+    "several rows an image": (
+        "aten.sort.default",
+        lambda x: torch.sort(x.reshape(-1, 4, *x.shape[2:]), 1)[0].reshape(-1, 8, *x.shape[2:]),
+    ),
 }
 
 
