@@ -25,6 +25,7 @@ REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/workers"): "read",
     ("GET", "/spaces"): "read",
     ("GET", "/strategies"): "read",
+    ("GET", "/tasks"): "read",
     ("GET", "/datasets"): "read",
     ("GET", "/me"): "read",
     ("GET", "/searches"): "read",
