@@ -195,7 +195,10 @@ COMMANDS = (
         _INPUTS,
     ),
     CommandEntry(
-        "tasks", "server.cli.commands.catalog:tasks", "List tasks: what networks learn, and by what they are judged."
+        "tasks",
+        "server.cli.commands.catalog:tasks",
+        "List tasks: what networks learn, and by what they are judged.",
+        _INPUTS,
     ),
     CommandEntry(
         "models",

@@ -87,7 +87,7 @@ def _top_k(node: OnnxNode, shape: ExampleShape, number: str) -> list[tuple[str, 
     k = int(count.reshape(-1)[0])
     sizes = (*shape.sizes[:dim], k, *shape.sizes[dim + 1 :])
     settings = {"k": k, "dim": dim, "largest": bool(node.attribute("largest", 1)), "sorted": True}
-    arguments = (
+    arguments: tuple[tuple[str, OpaqueArgument], ...] = (
         ("self", OperandArgument((0,))),
         *((name, ValueArgument((value,))) for name, value in settings.items()),
     )
