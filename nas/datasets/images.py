@@ -130,7 +130,8 @@ class ImageFormat:
             changes.append("grey to three equal channels")
         if image.mode in ("CMYK", "YCbCr", "HSV"):
             changes.append(f"{image.mode} to RGB")
-        return image.convert("L" if self.grey else "RGB")
+        mode = "L" if self.grey else "RGB"
+        return image if image.mode == mode else image.convert(mode)  # which copies what is of the mode already
 
     def _fit(self, image: Image.Image, changes: list[str]) -> Image.Image:
         width, height = image.size
@@ -227,7 +228,7 @@ def _open(encoded: Encoded, changes: list[str], least_side: int | None = None) -
             image.load()
             frames = getattr(image, "n_frames", 1)  # Pillow's formats without animation lack it
             turned = image.getexif().get(_ORIENTATION, 1) != 1
-            upright = ImageOps.exif_transpose(image)
+            upright = ImageOps.exif_transpose(image) if turned or frames > 1 else image  # copies
     except UnidentifiedImageError as error:
         raise InvalidData("cannot be decoded (truncated, or no image): its format is unknown") from error
     except _UNREADABLE as error:

@@ -21,11 +21,11 @@ from server.store.store import open_store
 from tests.support import fakes
 from tests.support.image_files import colour_folder, encoded
 
-Run = Callable[..., Result]
+RunData = Callable[..., Result]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunData]:
     with open_store(f"sqlite:///{tmp_path / 'test.db'}", str(tmp_path / "blobs"), fakes.Clock()) as store:
         served = TestClient(create_app(Settings(home=tmp_path / "home"), store), "http://127.0.0.1")
         monkeypatch.setattr(options, "Client", partial(Client, transport=served._transport))
@@ -34,7 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         yield lambda *words: CliRunner().invoke(app, ["data", *words])
 
 
-def test_a_folder_is_added_listed_shown_checked_and_deleted(run: Run, tmp_path: Path) -> None:
+def test_a_folder_is_added_listed_shown_checked_and_deleted(run: RunData, tmp_path: Path) -> None:
     colour_folder(tmp_path / "pets")
     assert "no data sets yet" in run("list").stdout
     added = run("add", "pets", str(tmp_path / "pets"), "--param", "image_size=8")
@@ -55,7 +55,7 @@ def test_a_folder_is_added_listed_shown_checked_and_deleted(run: Run, tmp_path: 
     assert "no data set 'pets'" in gone.stderr
 
 
-def test_a_folder_is_uploaded(run: Run, tmp_path: Path) -> None:
+def test_a_folder_is_uploaded(run: RunData, tmp_path: Path) -> None:
     colour_folder(tmp_path / "pets")
     added = run("add", "pets", str(tmp_path / "pets"), "--upload", "--json")
     assert added.exit_code == 0, added.stderr
