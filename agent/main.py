@@ -2,7 +2,7 @@
 
 The agent claims one network at a time, measures it by the service's protocol in a separate process, and sends the raw
 times. It stores nothing: it may be killed and restarted at any time, and an interrupted network is measured again.
-Needs onnxruntime, numpy and httpx.
+Needs numpy, httpx and the runtime that it measures with: onnxruntime, unless ``--runtime`` names another.
 """
 
 from __future__ import annotations
@@ -13,20 +13,25 @@ import logging
 import os
 import platform
 import secrets
+import shlex
+import shutil
 import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 
 import httpx
 
 from agent.service import AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED, ServiceClient, ServiceError
 from nas.core.device import MeasurementProtocol
-from nas.core.errors import MeasurementRefused
+from nas.core.errors import HwnasError, MeasurementRefused
+from nas.core.runtimes import DEFAULT_RUNTIME, Execution, RuntimeTarget, runtime_names
 from nas.core.timing import MeasurementTask, Timing
-from predictors.measurement.onnx_runtime import describe_machine, profile_machine, require_cores, time_isolated
+from predictors.measurement.isolated import profile_machine, time_isolated
+from predictors.measurement.machine import describe_machine, require_cores
 
 log = logging.getLogger("nas-agent")
 
@@ -54,23 +59,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, stop)
     try:
         service = ServiceClient(options.server, options.token, options.name, stopping, log.warning)
-        agent = Agent(service, options.name, options.threads, stopping, options.poll)
+        agent = Agent(service, options.name, way_of(options), stopping, options.poll)
         agent.run(options.tasks)
     except Stop:
         log.info("stopped")
-    except (ServiceError, MeasurementRefused, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+    except (ServiceError, HwnasError, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
         sys.exit(_exit_status(error))
+
+
+@dataclass(frozen=True)
+class MeasuredWay:
+    """How an agent measures: by which runtime, and by a protocol with its threads, batch and precision."""
+
+    execution: Execution = field(default_factory=Execution)
+    protocol: MeasurementProtocol = field(default_factory=MeasurementProtocol)
 
 
 class Agent:
     """One process that measures under one name. ``instance`` distinguishes it from other processes of that name."""
 
     def __init__(
-        self, service: ServiceClient, name: str, threads: int, stopping: threading.Event, poll_s: float
+        self, service: ServiceClient, name: str, way: MeasuredWay, stopping: threading.Event, poll_s: float
     ) -> None:
         self._service = service
         self._name = name
-        self._threads = threads
+        self._way = way
         self._stopping = stopping
         self._poll_s = poll_s
         self._instance = secrets.token_hex(8)
@@ -99,12 +112,13 @@ class Agent:
 
     def register(self) -> None:
         """Register this machine; measure the canary first if the service does not know its time yet."""
-        profile = describe_machine(self._name, MeasurementProtocol(threads=self._threads), "agent")
+        way = self._way
+        profile = describe_machine(self._name, way.protocol, "agent", way.execution)
         require_cores(profile)
         while not self._stopping.is_set():
             try:
                 if self._service.register(self._instance, profile, _versions()) is not None:
-                    log.info("registered as %r: %s, %d threads", self._name, profile.processor, self._threads)
+                    log.info("registered as %r: %s, %s", self._name, profile.processor, profile.runtime)
                     return
             except ServiceError as error:
                 if error.code != AGENT_BUSY:
@@ -113,7 +127,7 @@ class Agent:
                 continue
             log.info("measuring this machine's usual speed; leave it alone meanwhile")
             try:
-                profile = profile_machine(self._name, self._threads, "agent")
+                profile = profile_machine(self._name, way.protocol, "agent", way.execution)
             except MeasurementRefused as error:
                 log.warning("%s", error)
                 self._stopping.wait(BUSY_S)
@@ -139,9 +153,16 @@ class Agent:
         self._stopping.wait(BUSY_S)
 
     def _time(self, task: MeasurementTask) -> Timing | str:
+        own = self._way.execution
         try:
             model = self._verified_model(task)
-            [timing] = time_isolated([model], task.profile)
+            execution = replace(
+                task.profile.execution,
+                program=own.program,
+                limit_s=own.limit_s,
+                peak_macs_per_s=own.peak_macs_per_s,
+            )
+            [timing] = time_isolated([model], task.profile, execution=execution)
         except MeasurementRefused as error:
             log.warning("network %s: %s", task.network, error)
             return str(error)[:2000]
@@ -179,7 +200,8 @@ class Agent:
 
 def _versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that matter for measuring."""
-    versions = {p: _version(p) for p in ("onnxruntime", "numpy", "hwnas")}
+    packages = ("onnxruntime", "openvino", "ai-edge-litert", "torch", "numpy", "hwnas", "hwnas-agent")
+    versions = {package: _version(package) for package in packages}
     return {"python": platform.python_version(), **{p: v for p, v in versions.items() if v}}
 
 
@@ -201,7 +223,8 @@ def _exit_status(error: Exception) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="nas-agent",
-        description="Make this machine a device of an hwnas service. Needs onnxruntime, numpy and httpx.",
+        description="Make this machine a device of an hwnas service. Needs numpy, httpx and a runtime: onnxruntime, "
+        "unless --runtime names another.",
         epilog="Then, for the service to measure networks on it: nas devices add NAME --agent",
     )
     parser.add_argument("--server", required=True, help="address of the service, such as https://nas.example:8765")
@@ -212,9 +235,52 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--name", required=True, help="name of the device")
     parser.add_argument("--threads", type=_positive, default=1, help="threads to measure with (1)")
+    parser.add_argument(
+        "--runtime",
+        default=DEFAULT_RUNTIME,
+        help=f"what runs the networks ({DEFAULT_RUNTIME}): {', '.join(runtime_names())}",
+    )
+    parser.add_argument(
+        "--provider",
+        default="",
+        help="its execution provider, device or delegate, such as CUDAExecutionProvider or NPU",
+    )
+    parser.add_argument("--batch", type=_positive, default=1, help="images at once (1)")
+    parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help="of the networks (float32)")
+    parser.add_argument(
+        "--command", help="with --runtime command: a program that gets a model file and prints its latency as JSON"
+    )
+    parser.add_argument(
+        "--command-limit", type=_positive, default=600, metavar="SECONDS", help="what the program may take (600)"
+    )
+    parser.add_argument(
+        "--peak-gmacs",
+        type=_positive,
+        default=1_000_000,
+        help="billions of multiplications a second that the hardware can do; faster times are refused (1000000)",
+    )
     parser.add_argument("--poll", type=float, default=POLL_S, metavar="SECONDS", help="how often to ask for work (1)")
     parser.add_argument("--tasks", type=_positive, help="stop after so many networks")
     return parser
+
+
+def way_of(options: argparse.Namespace) -> MeasuredWay:
+    """How to measure, by the options. Raises MeasurementRefused for options that contradict each other."""
+    program = shlex.split(options.command) if options.command else []
+    if bool(program) != (options.runtime == "command"):
+        raise MeasurementRefused("expected --command exactly with --runtime command")
+    if program and (path := shutil.which(program[0])) is not None:
+        program[0] = path
+    execution = Execution(
+        RuntimeTarget(options.runtime, options.provider),
+        options.threads,
+        options.batch,
+        tuple(program),
+        options.command_limit,
+        1e9 * options.peak_gmacs,
+    )
+    protocol = MeasurementProtocol(threads=options.threads, batch=options.batch, precision=options.precision)
+    return MeasuredWay(execution, protocol)
 
 
 def _positive(text: str) -> int:

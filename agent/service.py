@@ -109,12 +109,13 @@ class ServiceClient:
 
 
 def _registration(profile: DeviceProfile) -> dict[str, object]:
-    """Convert to a registration: the service knows the name and the source, and chooses the protocol but its
-    threads."""
+    """Convert to a registration: the service knows the name and the source, and chooses the protocol but its threads,
+    batch and precision."""
     record = profile.as_json()
-    threads = record.pop("protocol")["threads"]
+    protocol = record.pop("protocol")
     del record["name"], record["source"]
-    return {**record, "affinity": list(profile.affinity), "threads": threads}
+    chosen = {name: protocol[name] for name in ("threads", "batch", "precision")}
+    return {**record, "affinity": list(profile.affinity), **chosen}
 
 
 def _service_error(response: httpx.Response) -> ServiceError:

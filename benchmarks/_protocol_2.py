@@ -13,15 +13,16 @@ from pathlib import Path
 import numpy as np
 
 from nas.core.device import MeasurementProtocol
-from predictors.measurement.onnx_runtime import (
+from nas.core.runtimes import Execution
+from predictors.measurement.machine import (
     canary_model,
     describe_machine,
-    load_session,
     machine_stopwatch,
     pin,
     prioritise,
 )
 from predictors.measurement.protocol import Run, Stopwatch
+from predictors.runtimes.onnx_runtime import load
 
 BLOCK_MS, CHUNK_MS, QUANTILE, ROUNDS = 12.0, 0.1, 0.1, 9
 
@@ -74,11 +75,10 @@ def _block(run: Run, chunk: int, lasting_ms: float, watch: Stopwatch) -> float:
 
 def main(folder: str, seconds: float) -> None:
     """Measure the models in a folder and print their latencies as JSON."""
-    protocol = MeasurementProtocol()
-    pin(describe_machine("here", protocol).affinity)
+    pin(describe_machine("here", MeasurementProtocol()).affinity)
     prioritise()
-    models = [load_session(p.read_bytes(), protocol) for p in sorted(Path(folder).glob("*.onnx"))]
-    print(json.dumps(measure(models, load_session(canary_model(), protocol), machine_stopwatch(), seconds)))
+    models = [load(p.read_bytes(), Execution()).run for p in sorted(Path(folder).glob("*.onnx"))]
+    print(json.dumps(measure(models, load(canary_model(), Execution()).run, machine_stopwatch(), seconds)))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.schemas.dry_runs import read_cost_estimate
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.measurement.onnx_runtime import describe_machine, measure_isolated
+from predictors.measurement.isolated import measure_isolated
+from predictors.measurement.machine import describe_machine
 
 GRAIN_S = 1 / os.sysconf("SC_CLK_TCK")  # of computing time as the system counts it
 SPEC = SearchSpec(

@@ -160,8 +160,7 @@ def _measure(module: Any) -> None:
             ms = 0.02 + len(model) * 1e-6
             yield module.Measurement(profile.protocol.id, profile.id, ms, ms, ms, 9, 0.0, 1.0, None, (ms,) * 9)
 
-    def profile_machine(name: str, threads: int = 1) -> Any:
-        protocol = module.MeasurementProtocol(threads=threads)
+    def profile_machine(name: str, protocol: Any, *_: object) -> Any:
         return module.DeviceProfile(name, "x86_64", "synthetic", 2, "onnxruntime", "0", "none", protocol, (), 0.1)
 
     module.measure_isolated = measure
@@ -173,5 +172,5 @@ HOOKS: dict[str, Hook] = {
     "nas.blobs": _blobs,
     "nas.stages.train": _train,
     "nas.stages.export": _export,
-    "predictors.measurement.onnx_runtime": _measure,
+    "predictors.measurement.isolated": _measure,
 }

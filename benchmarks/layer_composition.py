@@ -24,7 +24,7 @@ from nas.core.spec import SearchSpec
 from nas.export import to_onnx_for_timing
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.layer_lut import every_layer, table_of, to_measure
-from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.measurement.isolated import measure_isolated, profile_machine
 from predictors.onboarding.fitting import fit_networks
 from predictors.onboarding.measured import stratified
 

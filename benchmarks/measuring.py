@@ -26,7 +26,7 @@ from nas.core import registry
 from nas.core.arch import Floats, as_archs, sample
 from nas.core.spec import SearchSpec
 from nas.export import to_onnx_for_timing
-from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.measurement.isolated import measure_isolated, profile_machine
 
 NETWORKS, REPEATS, POOL = 12, 6, 400
 BUSY = """

@@ -51,8 +51,9 @@ from nas.export import to_onnx_for_timing
 from nas.models.execution import build
 from nas.models.reading.child import read_model
 from nas.stages.fronts import front_of
-from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.measured import onboard
+from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
@@ -216,7 +217,7 @@ def prepare_problem(data: DataSpec, parent: ParentModel, blobs: FolderBlobs, sam
         space,
         lambda arch: to_onnx_for_timing(net.subnet(arch), space.input_shape(arch)),
         measure_isolated,
-        profile_machine,
+        profile_for,
         blobs,
         state,
         time.monotonic,

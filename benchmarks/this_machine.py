@@ -28,8 +28,9 @@ from nas.engine import run_search
 from nas.export import to_onnx, to_onnx_for_timing
 from nas.stages.results import TrainResult
 from nas.stages.subnets import load_subnets
-from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.measured import onboard
+from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
@@ -57,7 +58,7 @@ def bench(options: Options) -> dict[str, Any]:
         blobs = FolderBlobs(Path(name))
         begun = time.monotonic()
         state = SearchState()
-        for event in onboard(device, space, export, measure_isolated, profile_machine, blobs, state, time.monotonic):
+        for event in onboard(device, space, export, measure_isolated, profile_for, blobs, state, time.monotonic):
             state = fold(state, event)
         onboarding_s = time.monotonic() - begun
         profile, fitted = ProfileResult.require(state.finished).profile, FitResult.require(state.finished)

@@ -65,6 +65,7 @@ from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage,
 from nas.schemas.service import (
     HealthSchema,
     ReadinessSchema,
+    RuntimeSchema,
     SpaceSchema,
     StrategySchema,
     TaskSchema,
@@ -176,6 +177,10 @@ class Client:
     def tasks(self) -> list[TaskSchema]:
         """Tasks a spec can name."""
         return self._list(TaskSchema, "/v1/tasks")
+
+    def runtimes(self) -> list[RuntimeSchema]:
+        """What can run networks on a device."""
+        return self._list(RuntimeSchema, "/v1/runtimes")
 
     def datasets(self) -> list[str]:
         """Data sets a spec can name."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from nas.core.data_account import DataAccount, account_sentences
 from nas.core.json_types import JsonObject
 from nas.core.metrics import metric_info
+from nas.core.placement import Placement
 from nas.core.tasks import LabelKind, load_task
 
 
@@ -130,6 +131,9 @@ def _latency(manifest: Manifest) -> str:
             f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
             f"threads {protocol['threads']}. On any other machine it differs."
         )
+        placement = measurement.get("placement")
+        if placement is not None and placement["fallback"]:
+            measured += f" **Fallback: {Placement.from_json(placement).sentence}.**"
     fleet = manifest.get("fleet")
     return f"{_fleet_table(fleet)}\n\n{measured}" if fleet else measured
 

@@ -18,22 +18,22 @@ import numpy as np
 from benchmarks.measuring import busy
 from nas.core.arch import Floats
 from nas.core.device import MeasurementProtocol
-from predictors.measurement.onnx_runtime import (
+from nas.core.runtimes import Execution
+from predictors.measurement.machine import (
     canary_model,
     describe_machine,
-    load_session,
     machine_stopwatch,
     pin,
     reference_models,
 )
+from predictors.runtimes.onnx_runtime import load
 
 
 def record(seconds: float) -> tuple[Floats, Floats, float]:
     """Chunks of canary and network for so many seconds, and the mean time between them in ms."""
-    protocol = MeasurementProtocol()
-    pin(describe_machine("here", protocol).affinity)
+    pin(describe_machine("here", MeasurementProtocol()).affinity)
     watch = machine_stopwatch()
-    runs = [load_session(canary_model(), protocol), load_session(reference_models()[1], protocol)]
+    runs = [load(model, Execution()).run for model in (canary_model(), reference_models()[1])]
     for run in runs * 200:
         run()
     times: list[tuple[float, float]] = []

@@ -3,7 +3,7 @@
     python -m tools.reference_networks
 
 They hold the layers that searches use, have no training behind them, and stay as they are: a machine's noise floor is
-learned from them (``predictors/measurement/onnx_runtime.py``).
+learned from them (``predictors/measurement/machine.py``).
 """
 
 from __future__ import annotations

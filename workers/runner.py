@@ -17,10 +17,11 @@ import torch
 
 from nas.blobs import open_blobs
 from nas.core import registry
-from nas.core.arch import Arch
+from nas.core.arch import Arch, as_genes
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.errors import InvalidSpec
 from nas.core.events import (
+    Candidate,
     EncodedEvent,
     Event,
     MeasurementsWanted,
@@ -61,18 +62,21 @@ from nas.core.ports import (
 )
 from nas.core.spec import BudgetSpec, SearchSpec
 from nas.core.tuning import Tuner
+from nas.core.unsupported import ExcludedChoice
 from nas.datasets.prepared.prepare import WriteShards
 from nas.datasets.storage import Preparation, loading
 from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
-from nas.export import to_onnx_for_timing
+from nas.export import quantise_for_timing, to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.models.stored import load_parent
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
+from nas.spaces.restricted import restricted
 from predictors.families.transfer import Transfer
-from predictors.measurement.onnx_runtime import measure_isolated, profile_machine
+from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.from_table import onboard_from_table
 from predictors.onboarding.measured import onboard
+from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
 from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
@@ -154,6 +158,8 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
     space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload, blobs))
     if payload.energy is not None:
         space = energy_aware(space, _load_predictor(payload.energy, blobs))
+    excluded = tuple(dict.fromkeys(e for device in payload.devices for e in device.excluded))
+    space = restricted(space, excluded)
     members = tuple(_load_device(device, blobs) for device in payload.devices)
     fleet = members if spec.fleet is not None else ()
     first = members[0]
@@ -166,7 +172,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
         predictor=predictor,
         supernet_blob=payload.supernet_blob,
         supernet_data=payload.supernet_data,
-        inherited=payload.inherited,
+        inherited=_runnable(payload.inherited, space),
         fleet=fleet,
         teacher=_teacher(payload, data.shape, blobs),
         search_id=payload.search_id,
@@ -182,7 +188,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
         },
         worker=platform.node(),
         tuner=_tuner(spec),
-        refit=_refits(predictor, space, first.profile, payload.refit, blobs, spec.budget),
+        refit=_refits(predictor, space, first.profile, payload.refit, blobs, spec.budget, excluded),
         run_parallel=_parallel_runner(spec),
         is_out_of_time=_time_limit(spec.resources.max_hours, payload.busy_seconds),
     )
@@ -199,13 +205,16 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
         return
     net = space.supernet(spec.seed).eval()
 
+    precision = spec.precision if payload.profile is None else payload.profile.protocol.precision
+
     def export(arch: Arch) -> bytes:
-        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
+        model = to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
+        return model if precision == "float32" else quantise_for_timing(model, space.input_shape(arch))
 
     relatives = payload.relative_blobs
     profile = payload.profile
     if profile is None:
-        local = (measure_isolated, profile_machine, blobs, state, time.monotonic, relatives, _layer_model)
+        local = (measure_isolated, profile_for, blobs, state, time.monotonic, relatives, _layer_model)
         yield from onboard(spec, space, export, *local)
         return
     measure = RemoteMeasurer(payload.measurements, blobs)
@@ -219,6 +228,15 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
 
 def _layer_model(layer: Layer | None) -> bytes:
     return empty_to_onnx() if layer is None else layer_to_onnx(layer)
+
+
+def _runnable(candidates: Sequence[Candidate], space: SearchSpace) -> tuple[Candidate, ...]:
+    """The candidates of another search without those that a restricted space has no more."""
+    if not candidates:
+        return ()
+    genes_NG = as_genes([c.arch for c in candidates])
+    unchanged_N = (space.canonical(genes_NG) == genes_NG).all(axis=1)
+    return tuple(c for c, is_unchanged in zip(candidates, unchanged_N, strict=True) if is_unchanged)
 
 
 def _load_device(device: DevicePayload, blobs: BlobStore) -> TargetDevice:
@@ -264,6 +282,7 @@ def _refits(
     data: RefitData | None,
     blobs: BlobStore,
     budget: BudgetSpec,
+    excluded: tuple[ExcludedChoice, ...] = (),
 ) -> RefitService | None:
     """Refit the predictor with all comparable measurements of the device; None if there are too few of them."""
     if data is None:
@@ -279,7 +298,7 @@ def _refits(
     maximum = n + 2 * budget.verified * (1 + budget.reexplore)
     if not can_learn(predictor, n, maximum, relatives):
         return None
-    return RefitService(predictor, measured, space, profile, blobs, relatives)
+    return RefitService(predictor, measured, space, profile, blobs, relatives, excluded)
 
 
 def _time_limit(max_hours: float | None, busy_seconds: float) -> Callable[[], bool]:

@@ -12,8 +12,10 @@ from typing import Any, Literal
 from nas.core.arch import Floats
 from nas.core.errors import HwnasError
 from nas.core.json_types import JsonObject
+from nas.core.placement import Placement
+from nas.core.runtimes import Execution, Precision, RuntimeTarget
 
-Status = Literal["unverified", "verified", "violated"]
+Status = Literal["unverified", "verified", "violated", "fallback"]
 LatencySource = Literal["worker", "agent", "table", "roofline"]
 
 
@@ -35,7 +37,7 @@ class MeasurementProtocol:
     version: int = 3
     threads: int = 1
     batch: int = 1
-    precision: Literal["float32", "int8"] = "float32"
+    precision: Precision = "float32"
     loads: int = 3
     sittings: int = 3
     most_sittings: int = 5
@@ -130,6 +132,16 @@ class DeviceProfile:
     noise: MachineNoise | None = None
 
     @property
+    def target(self) -> RuntimeTarget:
+        """The runtime and its provider as ``runtime`` names them."""
+        return RuntimeTarget.parse(self.runtime)
+
+    @property
+    def execution(self) -> Execution:
+        """How models are run on it."""
+        return Execution(self.target, self.protocol.threads, self.protocol.batch)
+
+    @property
     def measurable(self) -> bool:
         """Whether networks can be measured on it: not on one that is known by a table or by peak figures only."""
         return self.source in ("worker", "agent")
@@ -191,7 +203,9 @@ class Measurement:
     between sittings, ``drift`` the canary's undisturbed level over that of the profile, ``undisturbed`` the share of
     chunks in which nothing disturbed the network. ``p90_ms`` and ``p99_ms`` are percentiles over all chunks as they
     were timed, disturbed ones included. ``cold_load_ms`` is the first load of the model in a process with one
-    inference, ``warm_load_ms`` a later load; None where they were not timed.
+    inference, ``warm_load_ms`` a later load; None where they were not timed. ``placement`` says which providers ran the
+    network, ``peak_bytes`` by how much the process grew when it loaded and ran it, ``energy_mj`` what an inference took
+    as a meter shows; None where the runtime, the system or the machine does not tell.
     """
 
     protocol: str
@@ -211,6 +225,9 @@ class Measurement:
     sample_error: float = 0.0
     drift_error: float = 0.0
     undisturbed: float = 1.0
+    placement: Placement | None = None
+    peak_bytes: int | None = None
+    energy_mj: float | None = None
 
     @property
     def half_width(self) -> float | None:
@@ -231,7 +248,14 @@ class Measurement:
     @staticmethod
     def from_json(record: JsonObject) -> Measurement:
         """Inverse of ``as_json``."""
-        return Measurement(**{**record, "samples_ms": tuple(record.get("samples_ms", ()))})
+        placement = record.get("placement")
+        return Measurement(
+            **{
+                **record,
+                "samples_ms": tuple(record.get("samples_ms", ())),
+                "placement": Placement.from_json(placement) if placement is not None else None,
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -257,13 +281,15 @@ class OnDevice:
 
 
 def over_fleet(parts: Sequence[OnDevice]) -> OnDevice:
-    """What all devices make of a network: ``verified`` only if it is so on every one, and ``violated`` if on any.
+    """What all devices make of a network: ``verified`` only if it is so on every one, ``violated`` if on any, else
+    ``fallback`` if on any.
 
     The latencies are those of the slowest device each. Claim and measurement are those of the slowest as measured, or
     of one where it could not be measured, and None until it was measured on all.
     """
     marks = {part.status for part in parts}
-    status: Status = "violated" if "violated" in marks else "verified" if marks == {"verified"} else "unverified"
+    signs: tuple[Status, ...] = ("violated", "fallback", "unverified")
+    status: Status = next((sign for sign in signs if sign in marks), "verified")
     predicted_ms, upper_ms = max(p.predicted_ms for p in parts), max(p.upper_ms for p in parts)
     if any(part.measurement is None for part in parts):
         return OnDevice(predicted_ms, upper_ms, status)
@@ -302,13 +328,17 @@ def verification_status(measurement: Measurement, promised_ms: float) -> Status:
     """``verified`` if the whole 95 % interval lies at or below what was promised, ``violated`` if it lies above.
 
     The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise
-    is too close to call, and a refused measurement verifies nothing: both are ``unverified``.
+    is too close to call, and a refused measurement verifies nothing: both are ``unverified``. A network of which
+    another provider ran a node is ``fallback`` unless it is ``violated``: what was measured is not what the device
+    promises to run.
     """
     if measurement.median_ms is None or measurement.low_ms is None or measurement.high_ms is None:
         return "unverified"
-    if measurement.high_ms <= promised_ms:
-        return "verified"
-    return "violated" if measurement.low_ms > promised_ms else "unverified"
+    if measurement.low_ms > promised_ms:
+        return "violated"
+    if measurement.placement is not None and not measurement.placement.complete:
+        return "fallback"
+    return "verified" if measurement.high_ms <= promised_ms else "unverified"
 
 
 def _protocol_from_json(record: JsonObject) -> MeasurementProtocol:

@@ -8,7 +8,9 @@ from typing import Literal
 
 from nas.core.errors import InvalidPlugin, UnknownName
 
-Group = Literal["nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets", "nas.tasks", "nas.models"]
+Group = Literal[
+    "nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets", "nas.tasks", "nas.models", "nas.runtimes"
+]
 CONCEPTS: dict[Group, str] = {
     "nas.search_spaces": "search space",
     "nas.strategies": "strategy",
@@ -16,6 +18,7 @@ CONCEPTS: dict[Group, str] = {
     "nas.datasets": "data set",
     "nas.tasks": "task",
     "nas.models": "model of an installed package",
+    "nas.runtimes": "runtime",
 }
 REINSTALL = "Install the package that declares it anew (this one with: pip install --no-deps -e .)"
 

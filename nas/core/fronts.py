@@ -60,9 +60,9 @@ class Front:
     """Fronts of search and baseline over the same axes, best quality first.
 
     ``reference`` is the worst value per axis that counts; hypervolumes are shares of the box between it and the ideal
-    (100 % or no error, zero cost), None before anything was evaluated. Networks that break a bound of the spec are no
-    part of a front once measured; the ``violated`` mark without a bound means that the predictor's upper bound was
-    broken.
+    (100 % or no error, zero cost), None before anything was evaluated. Networks that break a bound of the spec, or that
+    ran elsewhere than it demands, are no part of a front once measured; the ``violated`` mark without a bound means
+    that the predictor's upper bound was broken.
     """
 
     objectives: tuple[str, ...]
@@ -134,6 +134,8 @@ def compute_front(
     feasible_N = _meets(table, possible, bounds)
     if spec.fleet is not None and limits["latency"] is not None:  # broken on one device before all have measured it
         feasible_N &= table.status_N[possible] != STATUSES.index("violated")
+    if spec.placement:
+        feasible_N &= np.array([_is_placed(table, int(row), spec) for row in possible], dtype=bool)
     for metric in {*metrics, *choose}:
         feasible_N &= ~np.isnan(table.metric(metric)[possible])
     possible = possible[feasible_N]
@@ -172,6 +174,18 @@ def relative_hypervolume(candidates: Sequence[Candidate], metrics: Sequence[str]
 def _losses(table: CandidateTable, metric: str, rows: Rows) -> Floats:
     value = table.metric(metric)[rows]
     return -value if METRICS[metric].goal == "max" else value
+
+
+def _is_placed(table: CandidateTable, row: int, spec: SearchSpec) -> bool:
+    """Whether a network ran where the spec demands, on every device that has measured it; true before it is measured.
+    Where the runtime does not tell, it did not."""
+    parts = table.measured.get(row)
+    measurements = [table.measurements.get(row)] if parts is None else [part.measurement for part in parts.values()]
+    return all(
+        m.placement is not None and m.placement.meets(spec.placement)
+        for m in measurements
+        if m is not None and m.refused is None
+    )
 
 
 def _meets(table: CandidateTable, rows: Rows, bounds: Mapping[str, float]) -> Mask:

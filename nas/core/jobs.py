@@ -16,6 +16,7 @@ from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.unsupported import ExcludedChoice
 
 JobKind = Literal["search", "device", "dry_run", "model"]
 JobSpec = SearchSpec | DeviceSpec | ModelSpec
@@ -43,12 +44,13 @@ class ParentBlobs:
 @dataclass(frozen=True)
 class DevicePayload:
     """A device of a search: its profile and the latency predictor of version ``predictor_id``, both as of the first
-    claim of the search."""
+    claim of the search, and the choices of the space that it does not run."""
 
     name: str
     profile: DeviceProfile
     predictor: PredictorBlob
     predictor_id: str
+    excluded: tuple[ExcludedChoice, ...] = ()
 
 
 @dataclass(frozen=True)

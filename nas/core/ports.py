@@ -169,6 +169,11 @@ class SearchSpace(Protocol):
     def outputs(self) -> OutputKind:
         """What its networks give for an image: ``vector``, ``map`` or ``any``."""
 
+    @property
+    def unrestricted(self) -> SearchSpace:
+        """The space with all its choices, those included that a device does not run; itself unless it is one of
+        ``nas.spaces.restricted``."""
+
 
 class RelaxedSpace(SearchSpace, Protocol):
     """A search space whose supernet is a ``nas.supernet.RelaxedSupernet``."""

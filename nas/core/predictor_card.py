@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from nas.core.device import DeviceProfile, LatencySource
 from nas.core.json_types import JsonObject
 from nas.core.spec import RooflineSpec, TableSpec
+from nas.core.unsupported import ExcludedChoice
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ class PredictorCard:
     """The figures of a predictor over ``held_out`` networks, as predicted by a fit without them: ``mape`` in %, rank
     correlations, the share of latencies at or below the 95 % bound (``coverage``, 0 to 1). The predictor itself is
     fitted to ``n`` networks. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown.
-    ``kendall_interval``: 95 % bootstrap interval of ``kendall``.
+    ``kendall_interval``: 95 % bootstrap interval of ``kendall``. ``excluded``: choices of the space that the device
+    does not run, so that no search for it takes them.
 
     ``kind`` is ``estimated`` where latencies were computed from peak figures: nothing was measured, so there are no
     figures, and ``range_ms`` is that of the estimates.
@@ -87,6 +89,7 @@ class PredictorCard:
     noise: CardNoise | None = None
     kind: Literal["predicted", "estimated"] = "predicted"
     energy: EnergyAccuracy | None = None
+    excluded: tuple[ExcludedChoice, ...] = ()
 
     @property
     def source(self) -> LatencySource:

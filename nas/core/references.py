@@ -26,7 +26,7 @@ def reference_archs(spec: SearchSpec, space: SearchSpace) -> dict[str, Arch]:
             check_genes(space.decisions, genes_1G)
         except InvalidInput as error:
             raise InvalidSpec(f"references: {name!r}: {error}") from error
-        [arch] = as_archs(space.id, space.canonical(genes_1G))
+        [arch] = as_archs(space.id, space.unrestricted.canonical(genes_1G))
         if arch not in archs.values():
             archs[name] = arch
     return archs

@@ -26,6 +26,7 @@ from pydantic import (
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.metrics import COSTS
 from nas.core.retraining import RetrainSpec, TeacherSpec
+from nas.core.runtimes import DEFAULT_RUNTIME, Precision, RuntimeTarget
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import DEFAULT_TASK, Task, load_task, task_names, task_of_objective
 
@@ -221,7 +222,9 @@ class SearchSpec(_Strict):
     ``supernet``: the id of a finished search of the same space and data whose trained supernet is used; no training.
     ``retrain``: None leaves the found networks with the weights that they inherit. ``fleet``: several devices at once;
     ``device`` is then the first of them, and may be left out. ``references``: networks that are verified and shown
-    beside the front, and never on it; those of a user's model are its parent and narrower copies of it.
+    beside the front, and never on it; those of a user's model are its parent and narrower copies of it. ``placement``:
+    what share of a network's time, at least, has to run on a provider, or on a kind of them (``cpu``, ``gpu``,
+    ``npu``): a measured network that does not is on no front.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -238,6 +241,7 @@ class SearchSpec(_Strict):
     retrain: RetrainSpec | None = None
     fleet: FleetSpec | None = None
     references: tuple[ReferenceSpec, ...] = Field(default=(), max_length=16)
+    placement: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict, max_length=8)
 
     @model_validator(mode="before")
     @classmethod
@@ -408,8 +412,12 @@ class DeviceSpec(_Strict):
 
     ``space`` and ``data`` must equal those of the searches that will use the predictor: the data give the input shape
     and the number of classes. ``source`` says who measures: the machine of a ``worker``, or the ``agent`` that has
-    registered under the device's name, with the threads that it was started with; or that nobody does, and there is a
-    ``table`` of latencies, or peak figures (``roofline``), which are made into one.
+    registered under the device's name, with the runtime, threads, batch and precision that it was started with; or that
+    nobody does, and there is a ``table`` of latencies, or peak figures (``roofline``), which are made into one.
+
+    ``runtime`` and its ``provider`` (None: its default) run the networks, ``batch`` images at once, in ``precision``.
+    Operators of the space that the provider does not run are tried once: networks with them are left out of searches
+    (``exclude``), or measured as the runtime runs them, on another provider (``price``).
     """
 
     name: Name = "this-machine"
@@ -421,7 +429,34 @@ class DeviceSpec(_Strict):
     predictor: str = "auto"
     samples: int = Field(default=96, ge=4, le=100_000)
     threads: int = Field(default=1, ge=1, le=1024)
+    runtime: str = Field(default=DEFAULT_RUNTIME, max_length=64)
+    provider: str | None = Field(default=None, min_length=1, max_length=100)
+    batch: int = Field(default=1, ge=1, le=4096)
+    precision: Precision = "float32"
+    unsupported: Literal["exclude", "price"] = "exclude"
     seed: int = Field(default=0, ge=0, lt=2**63)
+
+    @property
+    def target(self) -> RuntimeTarget:
+        """The runtime and the provider that it names."""
+        return RuntimeTarget(self.runtime, self.provider or "")
+
+    @model_validator(mode="after")
+    def _execution_is_measured(self) -> DeviceSpec:
+        names = ("runtime", "provider", "batch", "precision")
+        changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+        if changed and self.source in ("table", "roofline"):
+            raise ValueError(f"{changed[0]}: expected none where nothing is measured, as with source {self.source!r}")
+        if self.source == "worker" and self.runtime == "command":
+            raise ValueError(
+                "runtime: a command runs on a machine with an agent alone: nas-agent --command PROGRAM, and source "
+                "'agent'"
+            )
+        if self.precision == "mixed":
+            raise ValueError("precision: expected float32 or int8 for a device, got 'mixed'")
+        if self.predictor == "layer_lut" and self.precision != "float32":
+            raise ValueError(f"the predictor 'layer_lut' measures float32 layers, got precision {self.precision!r}")
+        return self
 
     @model_validator(mode="after")
     def _source_is_given(self) -> DeviceSpec:

@@ -12,6 +12,7 @@ from typing import Any
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
 from nas.core.json_types import JsonObject
+from nas.core.placement import Placement
 
 _DIGITS = 6  # significant digits of a time that is sent
 
@@ -63,11 +64,15 @@ class Sitting:
 
 @dataclass(frozen=True)
 class Timing:
-    """The raw times of one network, by sitting, and how long loading its model took in ms."""
+    """The raw times of one network, by sitting, how long loading its model took in ms, and what ``Measurement`` says of
+    placement, memory and energy."""
 
     sittings: tuple[Sitting, ...]
     cold_load_ms: float | None = None
     warm_load_ms: float | None = None
+    placement: Placement | None = None
+    peak_bytes: int | None = None
+    energy_mj: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record; ``Timing.from_json`` reads it back."""
@@ -75,13 +80,22 @@ class Timing:
             "sittings": [sitting_as_json(s) for s in self.sittings],
             "cold_load_ms": self.cold_load_ms,
             "warm_load_ms": self.warm_load_ms,
+            "placement": None if self.placement is None else asdict(self.placement),
+            "peak_bytes": self.peak_bytes,
+            "energy_mj": self.energy_mj,
         }
 
     @staticmethod
     def from_json(record: JsonObject) -> Timing:
         """Inverse of ``as_json``. Raises InvalidInput for times that no clock gives."""
+        placement = record.get("placement")
         return Timing(
-            tuple(sitting_from_json(s) for s in record["sittings"]), record["cold_load_ms"], record["warm_load_ms"]
+            tuple(sitting_from_json(s) for s in record["sittings"]),
+            record["cold_load_ms"],
+            record["warm_load_ms"],
+            None if placement is None else Placement.from_json(placement),
+            record.get("peak_bytes"),
+            record.get("energy_mj"),
         )
 
 

@@ -9,6 +9,8 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.device import DeviceProfile, MachineNoise
+from nas.core.placement import Placement
+from nas.core.runtimes import Precision
 from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.schemas.common import Text
 
@@ -70,6 +72,8 @@ class ProfileBody(BaseModel):
     driver: Text = ""
     affinity: list[Annotated[int, Field(ge=0, le=65_535)]] = Field(default=[], max_length=1024)
     threads: int = Field(ge=1, le=1024)
+    batch: int = Field(default=1, ge=1, le=4096)
+    precision: Precision = "float32"
     canary_ms: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     noise: NoiseBody | None = None
 
@@ -135,6 +139,20 @@ class SittingBody(Sitting):
     canary_quantiles_ms: Times = field()
 
 
+Amounts = Annotated[dict[Text, Annotated[float, Field(ge=0, allow_inf_nan=False)]], Field(max_length=64)]
+
+
+@dataclass(frozen=True)
+class PlacementBody(Placement):
+    """A ``Placement`` as an agent sends it, with bounds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    provider: Text = field()
+    nodes: Annotated[dict[Text, Count], Field(max_length=64)] = field()
+    ms: Amounts = field()
+    fallback: Annotated[tuple[Text, ...], Field(max_length=1_000)] = field()
+
+
 @dataclass(frozen=True)
 class TimingBody(Timing):
     """A ``Timing`` as an agent sends it, with bounds."""
@@ -143,6 +161,9 @@ class TimingBody(Timing):
     sittings: Annotated[tuple[SittingBody, ...], Field(min_length=1, max_length=32)]
     cold_load_ms: LoadMs = None
     warm_load_ms: LoadMs = None
+    placement: PlacementBody | None = None
+    peak_bytes: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
 
 
 class ResultBody(LeaseBody):

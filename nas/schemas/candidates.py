@@ -91,6 +91,16 @@ class ConfusionSchema(BaseModel):
         return None if record is None else ConfusionSchema.model_validate(record)
 
 
+def fallback_sentences(candidate: CandidateSchema) -> list[str]:
+    """Where a measured candidate ran elsewhere than on the device's own provider, for people; by device of a fleet."""
+    parts = {name: part.measurement for name, part in candidate.devices.items()} or {"": candidate.measurement}
+    return [
+        f"on {name}: {measurement.placement.sentence}" if name else measurement.placement.sentence
+        for name, measurement in parts.items()
+        if measurement is not None and measurement.placement is not None and not measurement.placement.complete
+    ]
+
+
 class CandidateDetailSchema(BaseModel):
     """A candidate with its choices, layers and files. ``cells``: empty for a space without cells. ``class_recall``: the
     figures that its task has by class on test images, in %, once it was tested: for classification the share of a

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from nas.core.device import LatencySource
 from nas.core.predictor_card import CardNoise, EnergyAccuracy
+from nas.core.unsupported import ExcludedChoice
 from nas.schemas.common import Range
 
 
@@ -27,7 +28,8 @@ class PredictorCardSchema(BaseModel):
     ``source``: where the latencies come from. ``kind`` is ``estimated`` if they were computed from peak figures:
     nothing was measured then, and all figures are null. ``energy``: the accuracy of
     its energy predictor, if the device's table contains energies. ``measured_error``: relative standard
-    errors of ``measured_ms``, empty if unknown.
+    errors of ``measured_ms``, empty if unknown. ``excluded``: choices that no search for the device takes, since it
+    does not run them.
     """
 
     id: str
@@ -54,6 +56,7 @@ class PredictorCardSchema(BaseModel):
     kind: Literal["predicted", "estimated"] = "predicted"
     source: LatencySource = "worker"
     energy: EnergyAccuracy | None = None
+    excluded: list[ExcludedChoice] = []
     number: int = 1
     created_at: datetime
 

@@ -55,6 +55,14 @@ class TaskSchema(BaseModel):
     metrics: list[str] = []
 
 
+class RuntimeSchema(BaseModel):
+    """A runtime that the spec of a device or an agent can name. ``requirement``: what pip installs for it."""
+
+    name: str
+    summary: str
+    requirement: str
+
+
 class HealthSchema(BaseModel):
     """Is the service able to take and run searches?"""
 

@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 from pydantic import BaseModel, JsonValue
 
@@ -17,7 +17,7 @@ from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
 from nas.core.network import Network
 from nas.core.parent import Preprocessing
-from nas.core.ports import ImageShape
+from nas.core.ports import ImageShape, SearchSpace
 from nas.core.relaxation import Relaxation
 from nas.core.tasks import OutputKind
 
@@ -85,6 +85,11 @@ class SpaceDefaults:
     def outputs(self) -> OutputKind:
         """A vector."""
         return "vector"
+
+    @property
+    def unrestricted(self) -> SearchSpace:
+        """The space itself."""
+        return cast(SearchSpace, self)
 
 
 class DescribedSpace(SpaceDefaults, ABC, Generic[P]):

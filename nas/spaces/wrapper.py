@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from pydantic import JsonValue
 
@@ -106,6 +106,11 @@ class SpaceWrapper:
     def outputs(self) -> OutputKind:
         """That of the space within."""
         return self.inner.outputs
+
+    @property
+    def unrestricted(self) -> SearchSpace:
+        """This wrapper, unless ``inner`` is restricted: then without the restriction."""
+        return cast(SearchSpace, self) if self.inner.unrestricted is self.inner else self.inner.unrestricted
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """By ``inner``."""

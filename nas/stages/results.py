@@ -373,6 +373,7 @@ class VerifyResult(StageResult, FrontStatistics):
     verified: int | None = None
     violated: int | None = None
     unverified: int | None = None
+    fallback: int | None = None
     fleet: Mapping[str, VerifyResult] = field(default_factory=dict)
 
 

@@ -288,6 +288,7 @@ def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: s
         verified=marks.count("verified"),
         violated=marks.count("violated"),
         unverified=marks.count("unverified"),
+        fallback=marks.count("fallback"),
         **vars(front_summary(front)),
     )
 

@@ -366,6 +366,9 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
         refused=refused,
         cold_load_ms=timing.cold_load_ms,
         warm_load_ms=timing.warm_load_ms,
+        placement=timing.placement,
+        peak_bytes=timing.peak_bytes,
+        energy_mj=timing.energy_mj,
         undisturbed=_undisturbed(counted, protocol),
     )
     if refused is not None:

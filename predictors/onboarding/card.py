@@ -14,6 +14,7 @@ from nas.core.predictor_card import (
     UploadedTable,
     protocol_fields,
 )
+from nas.core.unsupported import ExcludedChoice
 
 
 def make_card(
@@ -27,12 +28,13 @@ def make_card(
     refused: int = 0,
     table: UploadedTable | None = None,
     energy: EnergyAccuracy | None = None,
+    excluded: tuple[ExcludedChoice, ...] = (),
 ) -> PredictorCard:
     """The card of a predictor fitted to ``n`` networks.
 
     Every figure is over ``measured_ms`` (H,) of networks that a fit without them ``predicted``, with ``error_H`` their
     relative standard errors; ``refused`` networks could not be measured. ``table``: where the latencies were uploaded;
-    ``energy``: of the predictor of its energies.
+    ``energy``: of the predictor of its energies; ``excluded``: choices of the space that the device does not run.
     """
     noise = profile.noise
     return PredictorCard(
@@ -56,6 +58,7 @@ def make_card(
         measured_error=() if error_H is None else tuple(error_H.tolist()),
         noise=None if noise is None else CardNoise(noise.floor, noise.levels, noise.undisturbed, refused),
         energy=energy,
+        excluded=excluded,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -20,6 +20,8 @@ from nas.core.layers import Layer
 from nas.core.ports import BlobStore, LatencyPredictor, Measurer, SearchSpace
 from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec
+from nas.core.unsupported import ExcludedChoice
+from nas.spaces.restricted import restricted
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
 from predictors.families.transfer import FEWEST as FEWEST_DEVICE
@@ -29,6 +31,7 @@ from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
+from predictors.onboarding.trial import Trial, is_worth_trying, try_operators
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 
 GROUP = 16
@@ -41,7 +44,7 @@ def onboard(
     space: SearchSpace,
     export_onnx: Callable[[Arch], bytes],
     measure: Measurer,
-    profile_machine: Callable[[str, int], DeviceProfile],
+    profile_machine: Callable[[DeviceSpec], DeviceProfile],
     blobs: BlobStore,
     state: SearchState,
     clock: Callable[[], float],
@@ -59,59 +62,53 @@ def onboard(
     Raises UnknownName for the family, MeasurementRefused if fewer networks could be measured than it needs, and
     NotMeasuredYet as ``measure`` does.
     """
-    started_s = clock()
+    kin = None
     profiled = ProfileResult.read(state.finished)
     if profiled is not None and profiled.networks is None:
         profiled = None  # an earlier version did not store which networks it chose
     if profiled is not None and profiled.relatives is not None:
         relatives = profiled.relatives  # those by which networks were chosen
-    kin = None
     if spec.beside_relatives:
         kin = known_devices(space, [load_measurements(blobs.get(blob)) for blob in relatives], spec.samples)
     else:
         registry.load_family(spec.predictor)  # raises for an unknown one before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
     single = to_measure(layers) if layers else []
-    if profiled is not None and profiled.networks is not None:
-        genes, held_out, profile = *_load_networks(blobs.get(profiled.networks)), profiled.profile
-    else:
-        if kin is not None:
-            genes = informative(space, kin, spec.samples, spec.seed)
-            held_out = np.zeros(len(genes), dtype=bool)
-        else:
-            genes, held_out = stratified_and_informative(space, spec.samples, spec.seed)
-        yield StageStarted("profile", 0, 3)
-        profile = profile_machine(spec.name, spec.threads)
-        networks = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
-        yield Progress("profile", 1, 1, "machines", message=expectation(profile, len(genes)))
-        if (advice := how_to_do_better(profile)) is not None:
-            yield Warned("profile", advice)
-        result = ProfileResult(profile, tuple(relatives), networks)
-        yield StageFinished("profile", clock() - started_s, result.to_json())
+    if profiled is None:
+        trying = partial(try_operators, space, export_onnx=export_onnx, measure=measure, seed=spec.seed)
+        profiled = yield from _profile(spec, space, kin, profile_machine, trying, relatives, blobs, clock)
+    assert profiled.networks is not None
+    genes, held_out = _load_networks(blobs.get(profiled.networks))
+    profile, excluded = profiled.profile, profiled.excluded
+    space = restricted(space, excluded)
 
     measurements: list[Measurement] = []
     last = state.checkpoints.get("measure")
-    if last is not None and profiled is not None:
+    if last is not None:
         measurements = [Measurement.from_json(m) for m in json.loads(blobs.get(last.blob))]
     started_s = clock()
-    if "measure" not in state.finished:
+    fewest = FEWEST_DEVICE if kin is not None else _ENOUGH
+    earlier = MeasureResult.read(state.finished)
+    if earlier is None or earlier.measured < fewest:
         yield StageStarted("measure", 1, 3)
         models: list[tuple[str, Callable[[], bytes]]] = [
             *_layer_models(layers, export_layer),
             *((a.id, partial(export_onnx, a)) for a in as_archs(space.id, genes)),
         ]
-        yield from _measure(models, "models" if layers else "networks", measurements, measure, profile, blobs)
+        attempt = 1 if earlier is None else earlier.attempts + 1
+        unit = "models" if layers else "networks"
+        yield from _measure(models, unit, measurements, measure, profile, blobs, attempt)
         refused = [m.refused for m in measurements[len(single) :] if m.refused is not None]
         if refused:
             yield Warned("measure", f"{len(refused)} of {len(genes)} networks were left out: {refused[0]}")
-        counts = MeasureResult(len(genes) - len(refused), len(refused), len(single) if layers else None)
+        counts = MeasureResult(len(genes) - len(refused), len(refused), len(single) if layers else None, attempt)
         yield StageFinished("measure", clock() - started_s, counts.to_json())
 
     started_s = clock()
     yield StageStarted("fit", 2, 3)
     family = _layer_lut(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
     of_networks = measurements[len(single) :]
-    _require_enough(spec.name, of_networks, FEWEST_DEVICE if kin is not None else _ENOUGH)
+    _require_enough(spec.name, of_networks, fewest)
     usable, refused_count = _usable_measurements(genes, held_out, of_networks)
     if kin is not None:
         features_NF = space.features(usable.genes_NG)
@@ -119,9 +116,65 @@ def onboard(
     else:
         fitted = fit_family(family, space, usable.genes_NG, usable.latency_ms_N, usable.held_out_N, usable.error_N)
     card = make_card(
-        fitted.predictor, profile, space, fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H, refused_count
+        fitted.predictor,
+        profile,
+        space,
+        fitted.n,
+        fitted.truth_ms_H,
+        fitted.guess,
+        fitted.error_H,
+        refused_count,
+        excluded=excluded,
     )
     yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, usable, blobs).to_json())
+
+
+def _profile(
+    spec: DeviceSpec,
+    space: SearchSpace,
+    kin: Relatives | None,
+    profile_machine: Callable[[DeviceSpec], DeviceProfile],
+    trying: Callable[[DeviceProfile], Trial],
+    relatives: Sequence[str],
+    blobs: BlobStore,
+    clock: Callable[[], float],
+) -> Generator[Event, None, ProfileResult]:
+    """The stage that profiles the machine, tries the operators of the space on it, and chooses the networks."""
+    started_s = clock()
+    yield StageStarted("profile", 0, 3)
+    profile = profile_machine(spec)
+    excluded: tuple[ExcludedChoice, ...] = ()
+    if is_worth_trying(profile):
+        yield Progress("profile", 0, 1, "machines", message="trying the operators of the space")
+        trial = trying(profile)
+        yield from _trial_warnings(spec, trial, space)
+        excluded = trial.excluded if spec.unsupported == "exclude" else ()
+    space = restricted(space, excluded)
+    if kin is not None:
+        genes = informative(space, kin, spec.samples, spec.seed)
+        held_out = np.zeros(len(genes), dtype=bool)
+    else:
+        genes, held_out = stratified_and_informative(space, spec.samples, spec.seed)
+    networks = blobs.put(json.dumps({"genes": genes.tolist(), "held_out": held_out.tolist()}).encode())
+    yield Progress("profile", 1, 1, "machines", message=expectation(profile, len(genes)))
+    if (advice := how_to_do_better(profile)) is not None:
+        yield Warned("profile", advice)
+    result = ProfileResult(profile, tuple(relatives), networks, excluded)
+    yield StageFinished("profile", clock() - started_s, result.to_json())
+    return result
+
+
+def _trial_warnings(spec: DeviceSpec, trial: Trial, space: SearchSpace) -> Iterator[Event]:
+    """What the device does not run, and what becomes of it."""
+    if trial.nothing_runs is not None:
+        yield Warned(
+            "profile",
+            f"no network of the space runs on {spec.name} alone, so none will be verified: {trial.nothing_runs}",
+        )
+    outcome = "left out of searches" if spec.unsupported == "exclude" else "measured as the runtime runs it"
+    choices = {decision.name: decision.choices for decision in space.decisions}
+    for e in trial.excluded:
+        yield Warned("profile", f"{e.decision} = {choices[e.decision][e.choice]} is {outcome}: {e.reason}")
 
 
 def _measure(
@@ -131,9 +184,11 @@ def _measure(
     measure: Measurer,
     profile: DeviceProfile,
     blobs: BlobStore,
+    attempt: int = 1,
 ) -> Iterator[Event]:
     """Measure the models that follow those of ``measurements``, to which theirs are appended; then once more those that
-    were refused, when the machine may be quieter."""
+    were refused, when the machine may be quieter. ``attempt`` counts the runs of the stage: a later one keeps what was
+    measured and measures again what was refused."""
     group = GROUP if profile.source == "worker" else len(models)  # a device elsewhere is asked for all at once
     for i in range(len(measurements), len(models), group):
         exported = []
@@ -144,12 +199,11 @@ def _measure(
             measurements.append(measurement)
             yield Progress("measure", len(measurements), len(models), unit, message="measuring")
         yield _checkpoint(measurements, blobs)
-    again = [i for i, m in enumerate(measurements) if m.refused is not None]
-    if again:
+    if refused := [i for i, m in enumerate(measurements) if m.refused is not None]:
         yield Progress("measure", len(measurements), len(models), unit, message="measuring again what was refused")
-        exported = [models[i][1]() for i in again]
-        measured_again = measure(exported, profile, [AGAIN.format(models[i][0]) for i in again])
-        for i, measurement in zip(again, measured_again, strict=True):
+        exported = [models[i][1]() for i in refused]
+        names = [models[i][0] + AGAIN.format("") * attempt for i in refused]
+        for i, measurement in zip(refused, measure(exported, profile, names), strict=True):
             measurements[i] = measurement
         yield _checkpoint(measurements, blobs)
 

@@ -21,6 +21,7 @@ from nas.core.errors import InvalidInput
 from nas.core.plugins import NetworkFitter
 from nas.core.ports import BlobStore, LatencyPredictor, Refit, SearchSpace, predict_latency
 from nas.core.spec import FEWEST_ALONE
+from nas.core.unsupported import ExcludedChoice
 from predictors.base import CalibratedPredictor
 from predictors.families.auto import AutoPredictor
 from predictors.families.layer_lut import LayerLutModel
@@ -61,7 +62,8 @@ class Version:
 @dataclass(frozen=True)
 class RefitService:
     """``nas.core.ports.Refitter``: fits the family of ``predictor`` to ``measurements`` and more. ``kin``: the known
-    devices that a predictor learns from which has few networks of its own."""
+    devices that a predictor learns from which has few networks of its own; ``excluded``: what the device does not
+    run."""
 
     predictor: LatencyPredictor
     measurements: DeviceMeasurements
@@ -69,13 +71,14 @@ class RefitService:
     profile: DeviceProfile
     blobs: BlobStore
     kin: Sequence[Table] = ()
+    excluded: tuple[ExcludedChoice, ...] = ()
 
     def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
         """The next version; its record holds its card and its blobs. Raises as ``refitted``."""
         version = refitted(self.predictor, self.measurements, self.space, genes_NG, latency_ms_N, self.kin, error_N)
         fitted, measurements = version.fitted, version.measurements
         checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
-        card = make_card(version.predictor, self.profile, self.space, *checked)
+        card = make_card(version.predictor, self.profile, self.space, *checked, excluded=self.excluded)
         stored = fit_result(version.predictor, card, measurements, self.blobs)
         result = RefitResult(
             card=card,

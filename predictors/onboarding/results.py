@@ -7,28 +7,33 @@ from typing import ClassVar
 
 from nas.core.device import DeviceProfile
 from nas.core.predictor_card import PredictorCard
+from nas.core.unsupported import ExcludedChoice
 from nas.stages.results import StageResult
 
 
 @dataclass(frozen=True)
 class ProfileResult(StageResult):
     """The device's profile. ``networks``: blob of the networks to measure; ``relatives``: blobs of the measurements of
-    other devices by which they were chosen. Both are None where nothing is measured."""
+    other devices by which they were chosen. Both are None where nothing is measured. ``excluded``: choices of the space
+    that the device does not run."""
 
     stage: ClassVar[str] = "profile"
     profile: DeviceProfile
     relatives: tuple[str, ...] | None = None
     networks: str | None = None
+    excluded: tuple[ExcludedChoice, ...] = ()
 
 
 @dataclass(frozen=True)
 class MeasureResult(StageResult):
-    """How many networks were measured and refused; ``layers`` that were measured singly, if any."""
+    """How many networks were measured and refused; ``layers`` that were measured singly, if any; in how many
+    ``attempts``."""
 
     stage: ClassVar[str] = "measure"
     measured: int
     refused: int
     layers: int | None = None
+    attempts: int = 1
 
 
 @dataclass(frozen=True)

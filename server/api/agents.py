@@ -113,10 +113,11 @@ def send_result(
 
 
 def _profile(name: str, body: ProfileBody) -> DeviceProfile:
-    """The profile with this service's measurement protocol; only the number of threads comes from the agent."""
+    """The profile with this service's measurement protocol, of which threads, batch and precision come from the
+    agent."""
     return DeviceProfile(
         name=name,
-        protocol=MeasurementProtocol(threads=body.threads),
+        protocol=MeasurementProtocol(threads=body.threads, batch=body.batch, precision=body.precision),
         source="agent",
         machine=body.machine,
         processor=body.processor,

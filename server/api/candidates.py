@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated
 from urllib.parse import quote
 
 from fastapi import APIRouter, Header, Query, Response
 
 from nas.core.arch import Arch
+from nas.core.device import Status
 from nas.core.events import Origin
 from nas.core.fronts import Front, compute_front
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
@@ -88,7 +89,7 @@ def list_candidates(
     id: str,
     store: CurrentStore,
     origin: Origin | None = None,
-    status: Literal["unverified", "verified", "violated"] | None = None,
+    status: Status | None = None,
     order: Annotated[
         str | None,
         Query(description="`position` or a metric; with a leading `-`: descending. Default: the best estimates first"),

@@ -13,8 +13,9 @@ from nas.core.arch import Arch
 from nas.core.cells import CellGraph
 from nas.core.errors import StorageError
 from nas.core.ports import SearchSpace, is_relaxed
+from nas.core.runtimes import load_runtime, runtime_names
 from nas.core.tasks import installed_tasks
-from nas.schemas.service import HealthSchema, SpaceSchema, StrategySchema, TaskSchema, WorkerSchema
+from nas.schemas.service import HealthSchema, RuntimeSchema, SpaceSchema, StrategySchema, TaskSchema, WorkerSchema
 from server.api.context import Context
 
 router = APIRouter(tags=["catalogue"])
@@ -103,6 +104,16 @@ def list_tasks() -> list[TaskSchema]:
             metrics=[metric.name for metric in task.metrics],
         )
         for task in installed_tasks().values()
+    ]
+
+
+@router.get("/runtimes", summary="List runtimes")
+def list_runtimes() -> list[RuntimeSchema]:
+    """What can run networks on a device. Which of them a machine has installed is known there."""
+    return [
+        RuntimeSchema(name=name, summary=runtime.summary, requirement=runtime.requirement)
+        for name in runtime_names()
+        for runtime in [load_runtime(name)]
     ]
 
 

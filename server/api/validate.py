@@ -30,6 +30,7 @@ from nas.core.plugins import check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
+from nas.core.runtimes import runtime_names
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.tasks import DEFAULT_TASK, load_task
 from nas.datasets.cache import is_url
@@ -241,6 +242,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
             f"HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name {spec.name}"
         )
     dump_spec(spec)  # raises for a spec that cannot be stored
+    _check_execution(spec, context)
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)
@@ -259,6 +261,29 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
         except (NotFound, InvalidData) as error:
             raise InvalidSpec(f"table.blob: no table {spec.table.blob[:12]}... was uploaded (lately)") from error
         require_usable(spec, raw, space)
+
+
+def _check_execution(spec: DeviceSpec, context: OnboardingContext) -> None:
+    """Raises UnknownName for a runtime that is not registered, and InvalidSpec where an agent measures otherwise than
+    the spec asks for. Which providers there are only the machine knows."""
+    if spec.runtime not in runtime_names():
+        raise UnknownName("runtime", spec.runtime, runtime_names())
+    if spec.source != "agent" or context.agent_profile is None:
+        return
+    profile = context.agent_profile
+    reported = {
+        "runtime": profile.target.runtime,
+        "provider": profile.target.provider,
+        "batch": profile.protocol.batch,
+        "precision": profile.protocol.precision,
+    }
+    for name, value in reported.items():
+        asked = getattr(spec, name)
+        if asked != DeviceSpec.model_fields[name].default and asked != value:
+            raise InvalidSpec(
+                f"{name}: the agent of {spec.name!r} was started with {value!r}, got {asked!r}; start another agent, "
+                f"under another name, with --{name} {asked}"
+            )
 
 
 def _check_enough_networks(space: SearchSpace) -> None:
@@ -336,8 +361,11 @@ def _source_options(added: DeviceSpec) -> list[str]:
     if added.table is not None:
         unit = ["--unit", added.table.unit] if added.table.unit is not None else []
         return ["--table", "FILE", *unit]
-    threads = ["--threads", str(added.threads)] if added.threads != DeviceSpec().threads else []
-    return (["--agent"] if added.source == "agent" else []) + threads
+    defaults = DeviceSpec()
+    of_worker = () if added.source == "agent" else ("runtime", "provider", "batch", "precision")
+    changed = [n for n in (*of_worker, "threads", "unsupported") if getattr(added, n) != getattr(defaults, n)]
+    options = [word for name in changed for word in (f"--{name}", str(getattr(added, name)))]
+    return (["--agent"] if added.source == "agent" else []) + options
 
 
 def _pairs(option: str, params: Mapping[str, object]) -> list[str]:

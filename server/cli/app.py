@@ -201,6 +201,12 @@ COMMANDS = (
         _INPUTS,
     ),
     CommandEntry(
+        "runtimes",
+        "server.cli.commands.catalog:runtimes",
+        "List what can run networks on a device.",
+        _INPUTS,
+    ),
+    CommandEntry(
         "models",
         "server.cli.commands.models:models_app",
         "Models of your own: add them, see what can be made smaller.",

@@ -48,6 +48,7 @@ _STATUSES = {
     "verified": "measured here, and within the bound that was promised",
     "unverified": "measured here, and too close to the promised bound to call",
     "violated": "measured here, and slower than promised",
+    "fallback": "measured here, and run in part by another provider than the device's",
 }
 _STAGES = """\
   train    one supernet, which holds the weights of every network of the space

@@ -50,7 +50,7 @@ def dispatch(overrides: SettingOverrides, *, supervised: int | None) -> None:
 def _run(settings: Settings, stop_reasons: StopReasons, ready: threading.Event, channel: socket.socket | None) -> None:
     # Imported here, because it takes seconds and invalid settings should be reported at once.
     from nas.core.device import MeasurementProtocol
-    from predictors.measurement.onnx_runtime import describe_machine
+    from predictors.measurement.machine import describe_machine
     from server.store.store import open_store
     from workers.dispatcher import GRACE_S, Dispatcher
     from workers.processes import is_dead, kill_orphans, own_process_name

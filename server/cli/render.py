@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import TextIO, TypeVar
 
@@ -20,17 +20,17 @@ from rich.table import Table
 from nas.core.conclusion import Conclusion
 from nas.core.cost_estimate import CostEstimate
 from nas.core.data_account import account_sentences
-from nas.core.device import DeviceProfile
+from nas.core.device import DeviceProfile, Status
 from nas.core.drift import Drift
 from nas.core.metrics import METRICS, SHARES, attainable
 from nas.core.tasks import installed_tasks
 from nas.schemas.agents import AgentSchema
-from nas.schemas.candidates import CandidateSchema, FrontSchema
+from nas.schemas.candidates import CandidateSchema, FrontSchema, fallback_sentences
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema
 from nas.schemas.dry_runs import DryRunSchema
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.searches import SearchSchema
-from nas.schemas.service import SpaceSchema, StrategySchema, TaskSchema
+from nas.schemas.service import RuntimeSchema, SpaceSchema, StrategySchema, TaskSchema
 from server.cli.scatter import scatter
 from server.dashboard import formatting
 from server.dashboard.front_text import membership_note
@@ -54,7 +54,12 @@ _HEADERS = {
     "predicted_mj": "energy",
 }
 _IF_OBJECTIVE = ("proxy_score", "peak_bytes", "model_bytes", "predicted_mj")  # to save width
-_MARKS = {"verified": "[green]verified[/]", "violated": "[red]violated[/]", "unverified": "[yellow]unverified[/]"}
+_MARKS: Mapping[Status, str] = {
+    "verified": "[green]verified[/]",
+    "violated": "[red]violated[/]",
+    "unverified": "[yellow]unverified[/]",
+    "fallback": "[yellow]fallback[/]",
+}
 
 
 def console(file: TextIO) -> Console:
@@ -188,6 +193,7 @@ def front(f: FrontSchema, conclusions: Sequence[Conclusion] = ()) -> RenderableT
         lines.append(note)
     if outside := [p.arch for p in f.members if p.extrapolated and p.measurement is None]:
         lines.append(f"[yellow]outside the domain of the latency predictor, not measured:[/] {', '.join(outside)}")
+    lines += _fallbacks(f.members)
     if fleet:
         lines.append(_by_device(f.members))
     if chart := scatter(f):
@@ -218,7 +224,12 @@ def candidates(items: Sequence[CandidateSchema]) -> RenderableType:
         table.add_row(
             c.arch, *(_number(c, n) for n in names), c.name or c.origin, _MARKS[c.status], "front" if c.on_front else ""
         )
-    return table
+    return Group(table, *_fallbacks(items))
+
+
+def _fallbacks(items: Sequence[CandidateSchema]) -> list[RenderableType]:
+    """The candidates of which another provider than the device's ran operators, which are named."""
+    return [f"[yellow]fallback:[/] {escape(f'{c.arch} {where}')}" for c in items for where in fallback_sentences(c)]
 
 
 def _by_device(points: Sequence[CandidateSchema]) -> RenderableType:
@@ -310,8 +321,10 @@ def device(d: DeviceSchema) -> RenderableType:
     lines += [f"[yellow]warning:[/] {escape(w)}" for w in d.warnings]
     if d.profile is not None:
         cores = formatting.counted(d.profile.cores, "core")
-        threads = formatting.counted(d.profile.protocol.threads, "thread")
-        lines.append(escape(f"{d.profile.processor}, {cores}, {_runtime(d.profile)}, {threads}"))
+        protocol = d.profile.protocol
+        threads = formatting.counted(protocol.threads, "thread")
+        way = f"{threads}, batch {protocol.batch}, {protocol.precision}"
+        lines.append(escape(f"{d.profile.processor}, {cores}, {_runtime(d.profile)}, {way}"))
     lines += [f"[yellow]stale:[/] {escape(why)}. Add the device again" for why in d.stale]
     if d.agent is not None:
         state = "away" if d.agent.away else "there"
@@ -465,6 +478,14 @@ def strategies(items: Sequence[StrategySchema]) -> RenderableType:
     table = grid("name", "parameters", "summary")
     for s in items:
         table.add_row(s.name, escape("\n".join(f"{k} = {v}" for k, v in s.params.items())), escape(s.summary))
+    return table
+
+
+def runtimes(items: Sequence[RuntimeSchema]) -> RenderableType:
+    """A table of runtimes."""
+    table = grid("name", "pip install", "summary")
+    for r in items:
+        table.add_row(r.name, escape(r.requirement), escape(r.summary))
     return table
 
 

@@ -26,6 +26,7 @@ _STATUS_GLYPHS = {
     "verified": "✓",
     "violated": "▲",
     "unverified": "□",
+    "fallback": "◪",
 }
 _TONE_GLYPHS: dict[Tone, str] = {"bad": "✕", "warn": "!", "good": "✓", "info": "…"}
 

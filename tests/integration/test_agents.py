@@ -24,7 +24,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from agent import main as agent_main
-from agent.main import Agent
+from agent.main import Agent, MeasuredWay
 from agent.service import ServiceClient, ServiceError
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
@@ -38,7 +38,7 @@ from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.measurement.onnx_runtime import canary_model
+from predictors.measurement.machine import canary_model
 from predictors.measurement.protocol import judge
 from server.api.app import create_app
 from server.settings import Settings
@@ -545,7 +545,7 @@ class MeasuringStub:
         self.profiled += 1
         return PI
 
-    def time(self, models: list[bytes], profile: DeviceProfile) -> Iterator[Timing]:
+    def time(self, models: list[bytes], profile: DeviceProfile, **_: object) -> Iterator[Timing]:
         self.models += models
         if self.fails is not None:
             raise MeasurementRefused(self.fails)
@@ -577,7 +577,7 @@ def agent_of(
         return response if change is None else change(request, response)
 
     client = ServiceClient("http://127.0.0.1", token, name, stopping, log_lines.append, httpx.MockTransport(handle))
-    return Agent(client, name, 1, stopping, 0.0)
+    return Agent(client, name, MeasuredWay(), stopping, 0.0)
 
 
 def wait_for_models(store: Store, *networks: str) -> str:
@@ -758,10 +758,11 @@ sys.meta_path.insert(0, Block())
 from dataclasses import replace
 from time import perf_counter
 from agent import main as agent
-from predictors.measurement.onnx_runtime import canary_model, load_session
-def profile_machine(name, threads, source):  # at once, and with a canary that a busy machine reaches without patience
-    profile = agent.describe_machine(name, agent.MeasurementProtocol(threads=threads), source)
-    run = load_session(canary_model(), profile.protocol)
+from predictors.measurement.machine import canary_model
+from predictors.runtimes.onnx_runtime import load
+def profile_machine(name, protocol, source, execution):  # at once; a canary that a busy machine reaches soon
+    profile = agent.describe_machine(name, protocol, source, execution)
+    run = load(canary_model(), execution).run
     def canary_ms():
         start = perf_counter()
         run()

@@ -36,7 +36,7 @@ from tests.support.engine import RuleDevice, RulePredictor
 from tests.support.parents import FINE, parent_of
 
 SHAPE = ImageShape(3, 16, 16, 5)
-PROFILE = DeviceProfile("rule", "m", "p", 1, "r", "1", "os")
+PROFILE = DeviceProfile("rule", "m", "p", 1, "onnxruntime", "1", "os")
 PREPROCESSING = Preprocessing((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 SMALL = {"budget": BudgetSpec(evaluations=8, verified=2), "export": ExportSpec(count=1, int8=False)}
 

@@ -7,7 +7,6 @@ point and not the protocol, its workers measure by this file: everything else in
 from __future__ import annotations
 
 import importlib
-import math
 import os
 import sys
 import zlib
@@ -16,8 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import onnx
-
+from predictors.measurement.onnx_macs import count_macs
 from tests.support.paths import ROOT
 
 # Found on the path before anything else, so that it runs in every process of the service.
@@ -45,28 +43,15 @@ def workers_run(function: Callable[..., Any], folder: Path) -> str:
     return os.pathsep.join([str(folder), str(ROOT)])
 
 
-def macs(model: bytes) -> int:
-    """Multiplications of the convolutions and dense layers of an ONNX model for one image."""
-    graph = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(model)).graph
-    sizes = {w.name: list(w.dims) for w in graph.initializer}
-    for value in (*graph.value_info, *graph.output):
-        sizes[value.name] = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]  # one image
-    total = 0
-    for node in graph.node:
-        if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[1] in sizes:
-            weights = math.prod(sizes[node.input[1]])
-            positions = math.prod(sizes[node.output[0]][2:]) if node.op_type == "Conv" else 1
-            total += weights * positions
-    return total
-
-
 def run_job(*arguments: Any) -> Iterator[Any]:
     """``workers.runner.run_job`` on the steady machine."""
-    from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol
-    from predictors.measurement.onnx_runtime import describe_machine
+    from nas.core.device import DeviceProfile, MachineNoise, Measurement
+    from nas.core.spec import DeviceSpec
+    from predictors.measurement.machine import describe_machine
+    from predictors.onboarding.profiling import protocol_of
 
-    def profile_machine(name: str, threads: int) -> DeviceProfile:
-        described = describe_machine(name, MeasurementProtocol(threads=threads))
+    def profile_for(spec: DeviceSpec) -> DeviceProfile:
+        described = describe_machine(spec.name, protocol_of(spec))
         return replace(described, canary_ms=0.05, noise=MachineNoise(0.002, (1.0,), 1.0))
 
     def measure(
@@ -77,14 +62,14 @@ def run_job(*arguments: Any) -> Iterator[Any]:
     ) -> Iterator[Measurement]:
         for model in models:
             own = 2 * zlib.crc32(model) / 2**32 - 1  # the same whenever it is measured
-            ms = (BASE_MS + MS_PER_MAC * macs(model)) * (1 + OWN_SHARE * own)
+            ms = (BASE_MS + MS_PER_MAC * count_macs(model)) * (1 + OWN_SHARE * own)
             protocol = profile.protocol
             low_ms, high_ms = (1 - HALF_WIDTH) * ms, (1 + HALF_WIDTH) * ms
             yield Measurement(protocol.id, profile.id, ms, low_ms, high_ms, 100, 0.002, 1.0, samples_ms=(ms,) * 3)
 
     sys.modules.pop("workers.runner", None)
     runner = importlib.import_module("workers.runner")
-    for name, replacement in {"profile_machine": profile_machine, "measure_isolated": measure}.items():
+    for name, replacement in {"profile_for": profile_for, "measure_isolated": measure}.items():
         assert hasattr(runner, name)
         setattr(runner, name, replacement)
     yield from runner.run_job(*arguments)

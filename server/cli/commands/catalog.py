@@ -46,3 +46,10 @@ def tasks(service: ServiceOptions) -> None:
     """List tasks: what networks learn, and by what they are judged."""
     with service.connect() as nas:
         render.out(nas.tasks(), service.json_output, render.tasks)
+
+
+@service_command
+def runtimes(service: ServiceOptions) -> None:
+    """List runtimes that devices can name."""
+    with service.connect() as nas:
+        render.out(nas.runtimes(), service.json_output, render.runtimes)

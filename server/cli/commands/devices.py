@@ -74,6 +74,17 @@ def devices_add(
         str, typer.Option(help="Predictor family; `layer_lut` also measures every layer of the space.")
     ] = DeviceSpec().predictor,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = DeviceSpec().threads,
+    runtime: Annotated[
+        str, typer.Option(help="What runs the networks; `nas runtimes` lists them.")
+    ] = DeviceSpec().runtime,
+    provider: Annotated[
+        str | None, typer.Option(help="Its execution provider, device or delegate.", show_default="the processor")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = DeviceSpec().batch,
+    precision: Annotated[str, typer.Option(help="float32 or int8.")] = DeviceSpec().precision,
+    unsupported: Annotated[
+        str, typer.Option(help="Networks with operators that the provider does not run: exclude or price them.")
+    ] = DeviceSpec().unsupported,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
@@ -90,6 +101,7 @@ def devices_add(
 
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
+    - `nas devices add here-openvino --runtime openvino --precision int8 --batch 8`
     - `nas devices add pi-2 --agent --samples 10`: fitted with the help of three or more other devices
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before the hardware exists
@@ -110,6 +122,11 @@ def devices_add(
         "predictor": predictor,
         "samples": samples,
         "threads": threads,
+        "runtime": runtime,
+        "provider": provider,
+        "batch": batch,
+        "precision": precision,
+        "unsupported": unsupported,
         "seed": seed,
     }
     if source == "roofline":

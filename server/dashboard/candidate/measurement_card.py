@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from nicegui import ui
 
-from nas.core.device import Measurement, MeasurementProtocol
-from nas.schemas.candidates import CandidateOnDeviceSchema, CandidateSchema
+from nas.core.device import Measurement, MeasurementProtocol, Status
+from nas.schemas.candidates import CandidateOnDeviceSchema, CandidateSchema, fallback_sentences
 from server.dashboard import formatting
 from server.dashboard.candidate.interval_svg import interval_svg
 from server.dashboard.elements import badge, definition_list, div, heading, kind_chip, notice, text
 
+_OUTCOMES: Mapping[Status, str] = {
+    "verified": "kept",
+    "violated": "broken",
+    "fallback": "but not all of it ran there",
+    "unverified": "too close to call",
+}
 _LATENCIES = ("predicted_ms", "upper_ms", "measured_ms")
 
 
@@ -67,8 +75,11 @@ def draw_measurement(candidate: CandidateSchema, protocol: MeasurementProtocol |
             notice("warn", "The times say nothing, so no latency is reported", measurement.refused)
         else:
             _draw_interval(candidate, measurement)
+        for where in fallback_sentences(candidate):
+            notice("warn", "Not all of it ran where the device says", formatting.sentence(where))
         definition_list(
             [
+                *_measured_rows(measurement),
                 ("Runs", f"{measurement.runs:,}"),
                 ("Variation between sittings", f"{measurement.variation * 100:.1f} %"),
                 ("Drift of the device", f"{measurement.drift:.3f} × its time when profiled, corrected"),
@@ -97,9 +108,21 @@ def _draw_interval(candidate: CandidateSchema, measurement: Measurement) -> None
         ui.html(interval_svg(low, median, high, promised_ms), sanitize=False)
         text(f"{median_text} ms, 95 % interval {low_text} to {high_text} ms", "strong num")
         if promised_ms is not None:
-            outcome = {"verified": "kept", "violated": "broken"}.get(candidate.status, "too close to call")
+            outcome = _OUTCOMES[candidate.status]
             promise = f"at most {formatting.significant(promised_ms, 4)} ms"
             text(f"Promised before measuring: {promise}, {outcome}", "small muted")
+
+
+def _measured_rows(measurement: Measurement) -> list[tuple[str, str]]:
+    """Placement, memory and energy, where they were measured."""
+    rows = []
+    if measurement.placement is not None:
+        rows.append(("Placement", formatting.sentence(measurement.placement.sentence)))
+    if measurement.peak_bytes is not None:
+        rows.append(("Memory that the process grew by", f"{measurement.peak_bytes / 1e6:.1f} MB"))
+    if measurement.energy_mj is not None:
+        rows.append(("Energy of an inference", formatting.quantity(measurement.energy_mj, "mJ")))
+    return rows
 
 
 def _protocol_rows(protocol: MeasurementProtocol) -> list[tuple[str, str]]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from nas.core.device import Status
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from server.dashboard import formatting
 from server.dashboard.charts.axes import ChartAxes, ChartAxis, ChartSettings, chart_axes, predicted_metric
@@ -32,7 +33,12 @@ from server.dashboard.charts.options import (
     zoom,
 )
 
-_STATUS_SYMBOLS = {"verified": "circle", "unverified": "rect", "violated": "triangle"}
+_STATUS_SYMBOLS: Mapping[Status, str] = {
+    "verified": "circle",
+    "unverified": "rect",
+    "violated": "triangle",
+    "fallback": "pin",
+}
 _DEFAULT_SETTINGS = ChartSettings()
 
 
@@ -144,7 +150,7 @@ def _tested_series(front: FrontSchema, candidates: Sequence[CandidateSchema], ax
                     symbol if origin == "search" or status == "violated" else "diamond",
                     BAD if status == "violated" else "",
                     size=size,
-                    hollow=status == "unverified",
+                    hollow=status in ("unverified", "fallback"),
                 )
             )
     return series

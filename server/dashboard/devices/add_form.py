@@ -39,7 +39,13 @@ class AddForm:
     """Adds a device. ``address`` is the URL at which agents reach the service."""
 
     def __init__(
-        self, client: Client, address: str, spaces: list[SpaceSchema], datasets: list[str], models: list[str]
+        self,
+        client: Client,
+        address: str,
+        spaces: list[SpaceSchema],
+        datasets: list[str],
+        models: list[str],
+        runtimes: list[str],
     ) -> None:
         self._client = client
         self._address = address
@@ -67,7 +73,11 @@ class AddForm:
                 if "digits" in datasets:
                     self._data.value = "digits"
                 self._path = _field(ui.input("Path of the data"), "on the machine that runs the worker")
+                self._runtime = _field(ui.select(runtimes, value="onnxruntime", label="Runtime"))
+                self._provider = _field(ui.input("Provider"), "or device of the runtime; empty: the processor")
                 self._threads = _field(ui.number("Threads", value=1, min=1, format="%d"))
+                self._batch = _field(ui.number("Batch", value=1, min=1, format="%d"), "images at once")
+                self._precision = _field(ui.select(["float32", "int8"], value="float32", label="Precision"))
                 self._flops = _field(ui.number("FLOP/s at most", value=2e12, min=1e6, format="%.3g"))
                 self._bandwidth = _field(ui.number("Bytes/s from memory at most", value=5e10, min=1e6, format="%.3g"))
                 self._column = _field(ui.input("Column of the device"), "of a table of several, its ms.NAME")
@@ -116,7 +126,11 @@ class AddForm:
         self._description.text = _DESCRIPTIONS[source]
         has_field: dict[ui.element, Callable[[str], bool]] = {
             self._samples: lambda s: s != "table",
+            self._runtime: lambda s: s == "worker",
+            self._provider: lambda s: s == "worker",
             self._threads: lambda s: s == "worker",
+            self._batch: lambda s: s == "worker",
+            self._precision: lambda s: s == "worker",
             self._flops: lambda s: s == "roofline",
             self._bandwidth: lambda s: s == "roofline",
             self._column: lambda s: s == "table",
@@ -153,6 +167,13 @@ class AddForm:
             "samples": self._samples.value,
             "threads": self._threads.value,
         }
+        if source == "worker":
+            record |= {
+                "runtime": self._runtime.value,
+                "provider": self._provider.value or None,
+                "batch": self._batch.value,
+                "precision": self._precision.value,
+            }
         if source == "roofline":
             record["roofline"] = {"flops_per_s": self._flops.value, "bytes_per_s": self._bandwidth.value}
         if source == "table":

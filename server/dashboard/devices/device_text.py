@@ -18,9 +18,14 @@ def processor_text(device: DeviceSchema) -> str:
 
 
 def runtime_text(device: DeviceSchema) -> str:
-    """The runtime with its version."""
+    """The runtime with its version, and batch and precision where they are not the usual ones."""
     profile = device.profile
-    return formatting.MISSING if profile is None else f"{profile.runtime} {profile.runtime_version}"
+    if profile is None:
+        return formatting.MISSING
+    protocol = profile.protocol
+    batch = [f"batch {protocol.batch}"] if protocol.batch != 1 else []
+    precision = [protocol.precision] if protocol.precision != "float32" else []
+    return ", ".join([f"{profile.runtime} {profile.runtime_version}", *batch, *precision])
 
 
 def agent_text(agent: AgentSchema, now: datetime) -> str:

@@ -31,6 +31,7 @@ class DevicesSnapshot:
     spaces: list[SpaceSchema]
     datasets: list[str]
     models: list[str]
+    runtimes: list[str]
 
 
 async def devices_page(client: Client) -> None:
@@ -39,15 +40,17 @@ async def devices_page(client: Client) -> None:
     spaces: list[SpaceSchema] = []
     datasets: list[str] = []
     models: list[str] = []
+    runtimes: list[str] = []
     address = str(ui.context.client.request.base_url).rstrip("/")
 
     def fetch() -> DevicesSnapshot:
-        nonlocal spaces, datasets, models
+        nonlocal spaces, datasets, models, runtimes
         if form is None:
             spaces = client.spaces()
             datasets = [*client.datasets(), *(data.name for data in client.data_sets())]
+            runtimes = [runtime.name for runtime in client.runtimes() if runtime.name != "command"]
             models = [model.name for model in client.models() if model.summary is not None]
-        return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets, models)
+        return DevicesSnapshot(client.devices(), client.agents(), spaces, datasets, models, runtimes)
 
     with page_layout(client, "Devices", "/devices") as shell:
         heading("Devices")
@@ -64,7 +67,9 @@ async def devices_page(client: Client) -> None:
             listing.show(snapshot.devices)
             if form is None:
                 with form_box:
-                    form = AddForm(client, address, snapshot.spaces, snapshot.datasets, snapshot.models)
+                    form = AddForm(
+                        client, address, snapshot.spaces, snapshot.datasets, snapshot.models, snapshot.runtimes
+                    )
             form.show_agents(snapshot.agents)
 
         await Poller(shell, fetch, draw, lambda _: True, _REFRESH_S).start()

@@ -9,6 +9,7 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
+from nas.core.device import Status
 from nas.core.events import Origin
 from nas.core.measures import MetricKind
 from nas.core.metrics import METRICS, SHARES
@@ -45,7 +46,12 @@ def _metric_columns() -> tuple[str, ...]:
     return ("proxy_score", *qualities, *further, *_COST_COLUMNS)
 
 
-_STATUS_LABELS = {"verified": "✓ verified", "unverified": "□ unverified", "violated": "▲ violated"}
+_STATUS_LABELS: Mapping[Status, str] = {
+    "verified": "✓ verified",
+    "unverified": "□ unverified",
+    "violated": "▲ violated",
+    "fallback": "◪ fallback",
+}
 _ORIGINS: dict[Origin, str] = {"search": "Search", "baseline": "Random baseline", "reference": "References"}
 _MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
 _HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")

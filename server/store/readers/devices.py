@@ -8,7 +8,7 @@ from itertools import groupby
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from nas.core.device import changes
+from nas.core.device import DeviceProfile, changes
 from nas.core.drift import Drift, DriftReading, drift_of
 from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
@@ -121,13 +121,22 @@ class DeviceReader(Reader):
             return []
         recent = select(WorkerRow.machine).where(WorkerRow.seen_at > self._clock(session) - WORKER_TIMEOUT_S)
         machines = [m for m in session.scalars(recent) if m is not None]
-        with_threads = [replace(m.protocol, threads=profiled.protocol.threads) for m in machines]
         differences = [
-            changes(profiled, replace(m, protocol=protocol))
-            for m, protocol in zip(machines, with_threads, strict=True)
+            changes(profiled, _as_profiled(m, profiled))
+            for m in machines
             if (m.machine, m.processor, m.cores) == (profiled.machine, profiled.processor, profiled.cores)
         ]
         return min(differences, key=len, default=[])
+
+
+def _as_profiled(machine: DeviceProfile, profiled: DeviceProfile) -> DeviceProfile:
+    """A dispatcher's machine with the threads of a profile, and, where that is measured by another runtime than the
+    dispatcher reports, with what the profile says of it."""
+    machine = replace(machine, protocol=replace(machine.protocol, threads=profiled.protocol.threads))
+    if machine.target == profiled.target:
+        return machine
+    runtime, version = profiled.runtime, profiled.runtime_version
+    return replace(machine, runtime=runtime, runtime_version=version, driver=profiled.driver)
 
 
 def _require_onboarding(session: Session, onboarding_id: str) -> Job:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from nas.core.device import DeviceProfile
 from nas.core.lifecycle import ENDED
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
@@ -65,14 +66,15 @@ class OnboardingContext:
     """The state of the service that decides whether a device can be added.
 
     ``owner`` is that of the device, ``agent_owner`` that of the agent of its name, None without one. ``source`` is that
-    of the device's present profile, None without one. ``relatives`` holds the number of measured networks of each other
-    device that the new one could be fitted with.
+    of the device's present profile, None without one. ``agent_profile`` is what the agent reports. ``relatives`` holds
+    the number of measured networks of each other device that the new one could be fitted with.
     """
 
     agent_names: tuple[str, ...]
     owner: str | None
     agent_owner: str | None
     source: str | None
+    agent_profile: DeviceProfile | None
     relatives: Mapping[str, int]
 
 
@@ -110,6 +112,7 @@ class SubmissionReader(Reader):
                 owner=device.owner if device is not None else None,
                 agent_owner=agent.owner if agent is not None else None,
                 source=device.profile.source if device is not None and device.profile is not None else None,
+                agent_profile=agent.profile if agent is not None else None,
                 relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
             )
 

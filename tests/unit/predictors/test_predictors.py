@@ -32,7 +32,7 @@ PROTOCOL = MeasurementProtocol()
 
 
 def profile(canary_ms: float | None = 0.2) -> DeviceProfile:
-    return DeviceProfile("synthetic", "m", "p", 2, "r", "1", "os", PROTOCOL, (0,), canary_ms)
+    return DeviceProfile("synthetic", "m", "p", 2, "onnxruntime", "1", "os", PROTOCOL, (0,), canary_ms)
 
 
 # Calibration
@@ -211,7 +211,7 @@ def test_layers_are_measured_first_where_the_predictor_composes_them(space: Sear
     fit = state.finished["fit"]
     assert (fit["family"], fit["card"]["n"]) == ("layer_lut", 40)
     assert fit["card"]["mape"] < 0.5
-    assert state.finished["measure"] == {"measured": 40, "refused": 0, "layers": len(layers)}
+    assert state.finished["measure"] == {"measured": 40, "refused": 0, "layers": len(layers), "attempts": 1}
     predictor = load_predictor("layer_lut", open_blobs(str(tmp_path)).get(fit["blob"]))
     test_genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(3), 20))
     truth = [float(model_of(arch)) for arch in as_archs(space.id, test_genes_NG)]

@@ -20,14 +20,9 @@ from scipy.stats import t as student
 from nas.core.device import DeviceProfile, MachineNoise, Measurement, MeasurementProtocol, verification_status
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.timing import Sitting, Timing, Visit
-from predictors.measurement import onnx_runtime
-from predictors.measurement.onnx_runtime import (
-    canary_model,
-    describe_machine,
-    measure,
-    measure_isolated,
-    profile_machine,
-)
+from predictors.measurement import isolated
+from predictors.measurement.isolated import measure, measure_isolated, profile_machine
+from predictors.measurement.machine import canary_model, describe_machine
 from predictors.measurement.protocol import (
     Stopwatch,
     combine,
@@ -378,8 +373,8 @@ def test_a_profile_of_an_earlier_protocol_is_read_as_such() -> None:
 
 @pytest.mark.slow
 def test_a_real_model_is_measured_in_processes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onnx_runtime, "LOOKS", 3)
-    monkeypatch.setattr(onnx_runtime, "LOOK_MS", 300.0)
+    monkeypatch.setattr(isolated, "LOOKS", 3)
+    monkeypatch.setattr(isolated, "LOOK_MS", 300.0)
     profile_of_machine = profile_machine("here")
     assert profile_of_machine.canary_ms is not None
     assert 0.001 < profile_of_machine.canary_ms < 50
@@ -417,7 +412,7 @@ def test_cores_are_those_that_the_process_may_use() -> None:
     code = (
         "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
         "from nas.core.device import MeasurementProtocol; "
-        "from predictors.measurement.onnx_runtime import describe_machine; "
+        "from predictors.measurement.machine import describe_machine; "
         "print(describe_machine('x', MeasurementProtocol()).cores)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
