@@ -53,6 +53,7 @@ from nas.schemas.devices import (
     DeviceSchema,
     OnboardingPage,
     OnboardingSchema,
+    OwnerBody,
     RenameBody,
 )
 from nas.schemas.dry_runs import DryRunSchema
@@ -410,6 +411,14 @@ class Client:
     def rename_device(self, name: str, new_name: str) -> DeviceSchema:
         """Rename a device."""
         return self._put(DeviceSchema, f"/v1/devices/{_segment(name)}/name", RenameBody(name=new_name))
+
+    def transfer_device(self, name: str, owner: str) -> DeviceSchema:
+        """Give a device and its agent to another owner."""
+        return self._put(DeviceSchema, f"/v1/devices/{_segment(name)}/owner", OwnerBody(owner=owner))
+
+    def create_agent_token(self, name: str) -> CreatedTokenSchema:
+        """Create a token that measures on a device and does nothing else. Only this response contains its secret."""
+        return self._post(CreatedTokenSchema, f"/v1/agents/{_segment(name)}/token")
 
     def onboardings(
         self, device: str | None = None, status: str | None = None, limit: int = 50, cursor: str | None = None

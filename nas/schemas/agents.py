@@ -9,16 +9,28 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.device import DeviceProfile, MachineNoise
+from nas.core.jobs import JobKind
 from nas.core.placement import Placement
 from nas.core.runtimes import Precision
 from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.schemas.common import Text
 
 
+class QueueEntrySchema(BaseModel):
+    """A job that waits for a device: its owner, its kind, how many networks it waits for, and how long until they are
+    measured, those before it included; None where nothing was measured yet to tell from."""
+
+    owner: str
+    kind: JobKind
+    networks: int
+    wait_s: float | None = None
+
+
 class AgentSchema(BaseModel):
     """The agent of a device, with the ``profile`` and the library ``versions`` that it last reported.
 
-    ``away``: it sent no request lately. ``waiting`` networks are queued for it, and it is ``measuring`` one.
+    ``away``: it sent no request lately. ``waiting`` networks are queued for it, and it is ``measuring`` one. ``queue``:
+    the jobs that wait, in the order in which they are measured.
     """
 
     name: str
@@ -30,6 +42,7 @@ class AgentSchema(BaseModel):
     away: bool
     waiting: int
     measuring: str | None
+    queue: list[QueueEntrySchema] = []
 
 
 class AgentBody(BaseModel):

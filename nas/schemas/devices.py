@@ -92,3 +92,10 @@ class RenameBody(BaseModel):
 
     model_config = {"extra": "forbid"}
     name: Name
+
+
+class OwnerBody(BaseModel):
+    """The new owner of a device."""
+
+    model_config = {"extra": "forbid"}
+    owner: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$")

@@ -54,8 +54,8 @@ def try_operators(
 
 def short(profile: DeviceProfile) -> DeviceProfile:
     """The device with a protocol that asks whether a network runs, not how long it takes."""
-    once = {"sittings": 1, "most_sittings": 1, "close_sittings": 1, "loads": 0, "budget_ms": 50.0}
-    return replace(profile, protocol=replace(profile.protocol, **once))
+    once = replace(profile.protocol, sittings=1, most_sittings=1, close_sittings=1, loads=0, budget_ms=50.0)
+    return replace(profile, protocol=once)
 
 
 def covering_networks(space: SearchSpace, seed: int) -> Genes:

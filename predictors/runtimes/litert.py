@@ -6,6 +6,7 @@ device that gets its models converted elsewhere does without.
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -128,6 +129,7 @@ def _delegates(provider: str) -> list[Any] | None:
     if provider == CPU:
         return None
     try:
+        ctypes.CDLL(provider)  # a delegate whose library is missing breaks when it is collected
         return [_package().load_delegate(provider)]
     except (ValueError, OSError) as error:
         raise MeasurementRefused(f"LiteRT cannot load the delegate {provider!r}: {error}") from error

@@ -11,6 +11,7 @@ from nas.core.errors import InvalidInput
 from nas.core.jobs import MeasurementFailure
 from nas.core.spec import Name
 from nas.core.timing import check_visit
+from nas.schemas.administration import CreatedTokenSchema
 from nas.schemas.agents import (
     AgentBody,
     AgentRegistrationSchema,
@@ -48,6 +49,15 @@ def register_agent(
     """Report the agent's machine. `nas devices add NAME --agent` then makes it a device of the same name."""
     profile = store.measurements.register(name, body.instance, _profile(name, body.profile), body.versions, principal)
     return AgentRegistrationSchema(profile=profile)
+
+
+@router.post(
+    "/agents/{name}/token", status_code=201, summary="Create a token for an agent", responses=responses(403, 507)
+)
+def create_agent_token(name: AgentName, store: CurrentStore, principal: CurrentPrincipal) -> CreatedTokenSchema:
+    """A token of yours that measures on this device and does nothing else. Only this response contains its secret."""
+    token, secret = store.tokens.create(principal.owner, f"agent {name}", ["agent"], None, principal, name)
+    return CreatedTokenSchema(**token.model_dump(), secret=secret)
 
 
 @router.post("/agents/{name}/claim", summary="Claim the next task", responses=responses(404, 409))

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, FastAPI
 
 from server.api import (
     administration,
+    agent_files,
     agents,
     candidates,
     catalog,
@@ -68,6 +69,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
         v1.include_router(routes.router)
     app.include_router(v1, prefix="/v1")  # a prefix of the router's own would have all routes prepared twice
     app.include_router(health.router)
+    app.include_router(agent_files.router)
     add_api_pages(app)
     add_help(app)
     complete_description(app)

@@ -9,7 +9,7 @@ from fastapi.sse import EventSourceResponse
 
 from nas.core.drift import Drift
 from nas.core.spec import DeviceSpec
-from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, RenameBody
+from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, OwnerBody, RenameBody
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.api import validate
@@ -86,6 +86,13 @@ def rename_device(name: str, body: RenameBody, store: CurrentStore, principal: C
     """Rename a device of yours. Searches that have ended keep the name that they were run with."""
     store.devices.rename(name, body.name, principal)
     return store.queries.device(body.name)
+
+
+@router.put("/devices/{name}/owner", summary="Give a device away", responses=responses(404, 409, 413, 507))
+def transfer_device(name: str, body: OwnerBody, store: CurrentStore, principal: CurrentPrincipal) -> DeviceSchema:
+    """Give a device of yours, and its agent, to another owner."""
+    store.devices.transfer(name, body.owner, principal)
+    return store.queries.device(name)
 
 
 @router.get(

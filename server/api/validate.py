@@ -236,7 +236,7 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
         raise Forbidden(f"the agent of device {spec.name!r} belongs to another owner")
     if spec.source != "agent" and spec.name in context.agent_names:
         raise Conflict(f"device {spec.name!r} has an agent: choose another name, or let the agent measure")
-    if spec.source == "agent" and spec.name not in context.agent_names:
+    if spec.source == "agent" and context.agent_profile is None:
         raise InvalidSpec(
             f"{UnknownName('agent', spec.name, context.agent_names)} Start it on the machine that is to be measured: "
             f"HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name {spec.name}"

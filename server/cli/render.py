@@ -33,6 +33,7 @@ from nas.schemas.searches import SearchSchema
 from nas.schemas.service import RuntimeSchema, SpaceSchema, StrategySchema, TaskSchema
 from server.cli.scatter import scatter
 from server.dashboard import formatting
+from server.dashboard.devices.device_text import queue_entry_text
 from server.dashboard.front_text import membership_note
 
 V = TypeVar("V")
@@ -331,7 +332,9 @@ def device(d: DeviceSchema) -> RenderableType:
         doing = f", measuring {d.agent.measuring}" if d.agent.measuring else ""
         last_seen = f"{d.agent.seen_at:%Y-%m-%d %H:%M:%S} UTC"
         waiting = f"{formatting.counted(d.agent.waiting, 'network')} waiting"
-        lines.append(f"agent: {state}, last seen {last_seen}, {waiting}{doing}")
+        name = "" if d.agent.name == d.name else f" {d.agent.name}"
+        lines.append(f"agent{name}: {state}, last seen {last_seen}, {waiting}{doing}")
+        lines += [f"  {escape(queue_entry_text(e))}" for e in d.agent.queue]
     if d.waiting:
         lines.append(escape(d.waiting))
     lines += [card(c) for c in d.predictors]

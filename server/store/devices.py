@@ -1,7 +1,8 @@
-"""Deleting and renaming devices.
+"""Deleting, renaming and handing over devices.
 
 A device belongs to the owner who added it first. It is shared: searches of all owners may use it, so a device that an
-unfinished search needs is neither deleted nor renamed.
+unfinished search needs is neither deleted nor renamed. A device with an agent keeps it when it is renamed: the agent
+goes on under the name that it was started with, which the profile has.
 """
 
 from __future__ import annotations
@@ -9,20 +10,21 @@ from __future__ import annotations
 from sqlalchemy import Engine, delete, or_, select, update
 from sqlalchemy.orm import Session
 
-from nas.core.access import Principal
-from nas.core.errors import Conflict
+from nas.core.access import LOCAL_OWNER, Principal
+from nas.core.errors import Conflict, InvalidInput
 from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
 from server.store import audit
 from server.store.clock import DatabaseClock
 from server.store.database import writing
-from server.store.models import AgentRow, DeviceRow, Job, PredictorRow, ReadingRow
-from server.store.onboardings import onboardings_of, require_owner
+from server.store.models import AgentRow, DeviceRow, Job, PredictorRow, ReadingRow, TokenRow
+from server.store.onboardings import agent_name_of, onboardings_of, require_owner
 from server.store.readers.base import require_device
+from server.store.tokens import is_valid
 
 
 class Devices:
-    """Deletes and renames devices. ``clock`` is that of the database."""
+    """Changes devices. ``clock`` is that of the database."""
 
     def __init__(self, engine: Engine, clock: DatabaseClock) -> None:
         self._engine = engine
@@ -47,16 +49,15 @@ class Devices:
         """Rename a device with its predictors. Searches that have ended keep the name that they were run with, and
         profiles the name that they were made under.
 
-        Raises NotFound, Forbidden for another owner's device, and Conflict while it is needed, for a name that is
-        taken, and for a device with an agent, which is called as its agent is.
+        Raises NotFound, Forbidden for another owner's device, and Conflict while it is needed, and for a name that is
+        taken by another device or agent.
         """
         if name == new_name:
             return
         with writing(self._engine) as session:
             device = _changeable(session, name, by, "renamed")
-            if device.profile is not None and device.profile.source == "agent":
-                raise Conflict(f"device {name!r} is called as its agent: start the agent as {new_name!r} and add that")
-            if session.get(DeviceRow, new_name) is not None or session.get(AgentRow, new_name) is not None:
+            other_agent = session.get(AgentRow, new_name) is not None and agent_name_of(device) != new_name
+            if session.get(DeviceRow, new_name) is not None or other_agent:
                 raise Conflict(f"a device or an agent {new_name!r} exists already")
             renamed = DeviceRow(
                 name=new_name,
@@ -73,6 +74,26 @@ class Devices:
                 job.name, job.spec = new_name, {**job.spec, "name": new_name}
             session.delete(device)
             audit.record(session, by, "rename device", name, self._clock(session), name=new_name)
+
+    def transfer(self, name: str, owner: str, by: Principal) -> None:
+        """Give a device, and its agent, to another owner, who needs a token of theirs to start the agent again.
+
+        Raises NotFound, Forbidden for another owner's device, Conflict while an onboarding or a search needs it, and
+        InvalidInput for an owner without a valid token.
+        """
+        with writing(self._engine) as session:
+            now = self._clock(session)
+            device = _changeable(session, name, by, "given away")
+            valid = [
+                row for row in session.scalars(select(TokenRow).where(TokenRow.owner == owner)) if is_valid(row, now)
+            ]
+            if not valid and owner != LOCAL_OWNER:
+                raise InvalidInput(f"expected an owner with a valid token, got {owner!r}")
+            agent = session.get(AgentRow, agent_name_of(device), with_for_update=True)
+            if agent is not None and agent.owner == device.owner:
+                agent.owner = owner
+            audit.record(session, by, "transfer device", name, now, before=device.owner, owner=owner)
+            device.owner = owner
 
 
 def _changeable(session: Session, name: str, by: Principal, change: str) -> DeviceRow:

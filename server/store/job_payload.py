@@ -27,7 +27,8 @@ from nas.core.model_spec import ModelSpec
 from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
-from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow, ReadingRow
+from server.store.models import DeviceRow, Job, PointRow, PredictorRow, ReadingRow
+from server.store.onboardings import agent_of
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
 from server.store.teachers import teacher_payload
 from server.store.user_models import parent_blobs
@@ -62,7 +63,7 @@ def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:
     parent = parent_blobs(session, spec.space)
     if spec.source != "agent":
         return OnboardingPayload(spec, relatives, parent=parent)
-    agent = session.get(AgentRow, job.name)
+    agent = agent_of(session, job.name)
     if agent is None:
         raise InvalidSpec(f"no agent has registered as {job.name!r}")
     profiling = job.state.finished.get("profile")

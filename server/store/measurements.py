@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import cast
 
 from sqlalchemy import ColumnElement, Engine, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -17,7 +21,7 @@ from nas.core.access import Principal
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import AgentBusy, Conflict, Forbidden, InvalidInput, NotFound
 from nas.core.events import MeasurementsWanted
-from nas.core.jobs import MeasurementFailure, MeasurementKey
+from nas.core.jobs import JobKind, MeasurementFailure, MeasurementKey
 from nas.core.timing import MeasurementTask, Timing
 from server.store import audit
 from server.store.clock import DatabaseClock
@@ -29,6 +33,8 @@ LEASE_S = 20.0
 AGENT_TIMEOUT_S = 60.0  # an agent without a request for longer is offline
 MAX_ATTEMPTS = 5  # at one network; a task fails after as many leases without a result
 OPEN = ("queued", "leased")
+_PACE_OF = 33  # results from which the pace of a device is told
+_BREAK_S = 600.0  # a longer time between results was a break
 
 
 class Measurements:
@@ -266,7 +272,9 @@ def agent_wait_reasons(session: Session, job_ids: Collection[str], now: float) -
         if open_count:
             silent_s = now - seen_at.get(device, 0.0)
             state = f", whose agent was last seen {_format_age(silent_s)} ago" if silent_s > AGENT_TIMEOUT_S else ""
-            text = f"waiting for device {device}{state}: {total - open_count} of {total} networks measured"
+            wait_s = next((e.wait_s for e in device_queue(session, device) if e.job == job_id), None)
+            left = "" if wait_s is None else f", {_format_age(wait_s)} left"
+            text = f"waiting for device {device}{state}: {total - open_count} of {total} networks measured{left}"
             reasons.setdefault(job_id, []).append(text)
     return {job_id: "; ".join(parts) for job_id, parts in reasons.items()}
 
@@ -285,6 +293,53 @@ def agent_queue(session: Session, name: str) -> tuple[int, str | None]:
         select(MeasurementRow.network).where(*active, MeasurementRow.status == "leased")
     ).first()
     return queued, measuring
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A job that waits for ``networks`` on a device. ``wait_s``: how long until they are measured, those of earlier
+    jobs included; None where nothing tells the device's pace."""
+
+    job: str
+    owner: str
+    kind: JobKind
+    networks: int
+    wait_s: float | None
+
+
+def device_queue(session: Session, name: str) -> list[QueueEntry]:
+    """The jobs that wait for a device with an agent, in the order in which it measures for them."""
+    rows = session.execute(
+        select(Job.id, Job.owner, Job.kind, func.count().label("networks"))
+        .join(MeasurementRow, MeasurementRow.job_id == Job.id)
+        .where(MeasurementRow.device == name, MeasurementRow.status.in_(OPEN), Job.status == "queued")
+        .group_by(Job.id, Job.owner, Job.kind, Job.priority, Job.created_at)
+        .order_by(Job.priority.desc(), Job.created_at)
+    ).all()
+    pace_s, before = _pace_s(session, name) if rows else None, 0
+    entries = []
+    for row in rows:
+        before += row.networks
+        entries.append(
+            QueueEntry(
+                row.id,
+                row.owner,
+                cast(JobKind, row.kind),
+                row.networks,
+                None if pace_s is None else before * pace_s,
+            )
+        )
+    return entries
+
+
+def _pace_s(session: Session, name: str) -> float | None:
+    """Seconds that the device takes for a network: the median time between results, without long breaks."""
+    done = (MeasurementRow.device == name, MeasurementRow.status == "done")
+    ends = session.scalars(
+        select(MeasurementRow.updated_at).where(*done).order_by(MeasurementRow.updated_at.desc()).limit(_PACE_OF)
+    ).all()
+    gaps = [later - earlier for later, earlier in pairwise(ends) if later - earlier < _BREAK_S]
+    return median(gaps) if gaps else None
 
 
 def _agent(session: Session, name: str, by: Principal) -> AgentRow:

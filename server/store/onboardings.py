@@ -12,7 +12,7 @@ from nas.core.access import Principal
 from nas.core.errors import Conflict, Forbidden
 from nas.core.lifecycle import ENDED
 from nas.core.spec import DeviceSpec
-from server.store.models import DeviceRow, Job, PredictorRow
+from server.store.models import AgentRow, DeviceRow, Job, PredictorRow
 
 
 def register_onboarding(session: Session, job: Job, by: Principal) -> None:
@@ -76,6 +76,18 @@ def require_owner_of_job(session: Session, job: Job, by: Principal) -> None:
         device = session.get(DeviceRow, job.name)
         if device is None or not by.may_change(device.owner):
             raise Forbidden(f"onboarding {job.id} of device {job.name!r} belongs to {job.owner}")
+
+
+def agent_name_of(device: DeviceRow) -> str:
+    """The name under which the agent of a device runs: that of the device, unless it was renamed since."""
+    profile = device.profile
+    return profile.name if profile is not None and profile.source == "agent" else device.name
+
+
+def agent_of(session: Session, device: str) -> AgentRow | None:
+    """The agent of a device, or that of its name where there is no such device yet."""
+    row = session.get(DeviceRow, device)
+    return session.get(AgentRow, device if row is None else agent_name_of(row))
 
 
 def onboardings_of(device: str) -> Select[Job]:

@@ -177,7 +177,38 @@ def devices_rename(
         render.out(nas.rename_device(name, new_name), service.json_output, lambda d: f"device {name}: now {d.name}")
 
 
-@devices_app.command("delete")
+@devices_app.command("transfer")
+@service_command
+def devices_transfer(
+    service: ServiceOptions,
+    name: Annotated[str, typer.Argument()],
+    owner: Annotated[str, typer.Argument(help="Who gets it; they need a token.")],
+) -> None:
+    """Give a device of yours, with its agent, to another owner, who starts the agent again with a token of theirs."""
+    with service.connect() as nas:
+        render.out(nas.transfer_device(name, owner), service.json_output, lambda d: f"device {name}: now of {d.owner}")
+
+
+@devices_app.command("retry")
+@service_command
+def devices_retry(
+    service: ServiceOptions,
+    name: DeviceName = "this-machine",
+    watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
+) -> None:
+    """Continue the latest onboarding of a device: what was measured is kept, what was refused is measured again."""
+    with service.connect() as nas:
+        nas.retry_onboarding(nas.device(name).id)
+        device = nas.device(name)
+        if watch:
+            device = until_interrupted(progress.follow_device, nas, name, f"nas devices show {name}")
+        render.out(device, service.json_output, render.device)
+    if watch and device.status != "succeeded":
+        raise typer.Exit(FAILED)
+
+
+@devices_app.command("remove")
+@devices_app.command("delete", hidden=True)
 @service_command
 def devices_delete(
     service: Connection,

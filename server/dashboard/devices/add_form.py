@@ -14,6 +14,7 @@ from nas.core.spec import DeviceSpec, parse_spec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.predictors import LatencyTableSchema
 from nas.schemas.service import SpaceSchema
+from server.agent_wheel import install_command
 from server.dashboard import formatting
 from server.dashboard.elements import copy_button, div, heading, text
 from server.dashboard.memoized_view import MemoizedView, problem_view
@@ -21,6 +22,7 @@ from server.dashboard.service_calls import call_service
 
 C = TypeVar("C", bound=ui.element)
 
+EXTRAS = ("onnxruntime", "openvino", "litert", "command")  # runtimes of the agent, the usual one first
 _SOURCES = {
     "worker": "This service's machine",
     "agent": "Another machine",
@@ -29,7 +31,7 @@ _SOURCES = {
 }
 _DESCRIPTIONS = {
     "worker": "Architectures are measured on the machine of this service's worker.",
-    "agent": "An agent measures on that machine. It connects to this service and needs onnxruntime, numpy and httpx.",
+    "agent": "An agent measures on that machine. It connects to this service.",
     "table": "A file of architectures and latencies that were measured elsewhere. Candidates cannot be verified on it.",
     "roofline": "Estimates for a machine that is not available, from its peak figures; never called measured.",
 }
@@ -50,6 +52,7 @@ class AddForm:
         self._client = client
         self._address = address
         self._table: LatencyTableSchema | None = None
+        self._secret: tuple[str, str] | None = None  # the name of an agent, and its token
         presets = {s.name: s.presets for s in spaces}
         names = list(presets) or ["mobilenet_v3"]
         with div("card stack"):
@@ -101,10 +104,13 @@ class AddForm:
         self._agents.show(tuple((a.name, a.away) for a in agents))
 
     def _draw_agent_section(self) -> None:
-        text("Run this on the machine. If the service requires tokens, set HWNAS_TOKEN to one with the scope device:")
+        text("Run this on the machine, with Python 3.11 or newer. The service itself hands out the agent.")
+        self._agent_runtime = _field(ui.select([*EXTRAS], value=EXTRAS[0], label="Runtime of the agent"))
+        self._agent_runtime.on_value_change(self._show_command)
         self._command = text("", "code mono", "pre")
         with div("flow"):
             copy_button(lambda: self._command.text)
+            ui.button("With a new token", icon="key", on_click=self._make_token).props("outline no-caps")
             div("grow")
             self._agents = MemoizedView(_draw_agents)
         self._agents.show(())
@@ -119,7 +125,22 @@ class AddForm:
         self._uploaded = text("", "small muted")
 
     def _show_command(self) -> None:
-        self._command.text = agent_command(self._address, self._name.value or "NAME")
+        """Show the command, without the token of another name."""
+        name = self._name.value or "NAME"
+        if self._secret is not None and self._secret[0] != name:
+            self._secret = None
+        secret = None if self._secret is None else self._secret[1]
+        self._command.text = agent_command(self._address, name, self._agent_runtime.value, secret)
+
+    async def _make_token(self) -> None:
+        """Put a new token into the command: of the reader, for the agent of this name alone."""
+        try:
+            token = await call_service(self._client.create_agent_token, self._name.value)
+        except HwnasError as error:
+            self._problem.show(str(error))
+            return
+        self._secret = (self._name.value, token.secret)
+        self._show_command()
 
     def _show_fields(self) -> None:
         source = self._source.value
@@ -195,11 +216,15 @@ class AddForm:
             self._button.props(remove="loading")
 
 
-def agent_command(address: str, name: str) -> str:
-    """The command that starts an agent on a machine."""
+def agent_command(address: str, name: str, runtime: str = EXTRAS[0], secret: str | None = None) -> str:
+    """The commands that install the agent from this service and start it on a machine."""
+    token = "" if secret is None else f"HWNAS_TOKEN={secret} "
+    chosen = "" if runtime == EXTRAS[0] else f" --runtime {runtime}"
+    chosen += " --command ./measure.sh" if runtime == "command" else ""
     return (
-        "pip install onnxruntime numpy httpx && pip install --no-deps hwnas\n"
-        f"nas-agent --server {address} --name {name}"
+        "python3 -m venv hwnas-agent\n"
+        f"hwnas-agent/bin/{install_command(address, runtime)}\n"
+        f"{token}hwnas-agent/bin/nas-agent --server {address} --name {name}{chosen}"
     )
 
 

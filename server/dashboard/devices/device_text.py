@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from nas.schemas.agents import AgentSchema
+from nas.schemas.agents import AgentSchema, QueueEntrySchema
 from nas.schemas.devices import DeviceSchema
 from server.dashboard import formatting
 
@@ -26,6 +26,13 @@ def runtime_text(device: DeviceSchema) -> str:
     batch = [f"batch {protocol.batch}"] if protocol.batch != 1 else []
     precision = [protocol.precision] if protocol.precision != "float32" else []
     return ", ".join([f"{profile.runtime} {profile.runtime_version}", *batch, *precision])
+
+
+def queue_entry_text(entry: QueueEntrySchema) -> str:
+    """A job that waits for a device, and how long."""
+    kind = "an onboarding" if entry.kind == "device" else "a search"
+    wait = "" if entry.wait_s is None else f", about {formatting.duration(entry.wait_s)} until they are measured"
+    return f"{kind} of {entry.owner}: {formatting.counted(entry.networks, 'architecture')}{wait}"
 
 
 def agent_text(agent: AgentSchema, now: datetime) -> str:

@@ -18,7 +18,7 @@ from nas.schemas.devices import DeviceSchema, OnboardingSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
 from server.dashboard.devices.compare_page import compare_url
-from server.dashboard.devices.device_text import agent_text, processor_text
+from server.dashboard.devices.device_text import agent_text, processor_text, queue_entry_text
 from server.dashboard.devices.history_cards import draw_drift, draw_versions
 from server.dashboard.devices.onboarding_card import OnboardingCard, draw_device_actions, may_change
 from server.dashboard.devices.predictor_card import draw_predictors
@@ -143,7 +143,11 @@ def _draw_agent(agent: AgentSchema | None) -> None:
         text(formatting.sentence(agent_text(agent, datetime.now(UTC))))
         versions = ", ".join(f"{name} {version}" for name, version in agent.versions.items())
         measuring = agent.measuring or formatting.MISSING
-        definition_list([("owner", agent.owner), ("measuring", measuring), ("runs on", versions)])
+        definition_list([("name", agent.name), ("owner", agent.owner), ("measuring", measuring), ("runs on", versions)])
+        if agent.queue:
+            text("One measurement at a time. Waiting, in this order:", "small muted")
+        for entry in agent.queue:
+            text(formatting.sentence(queue_entry_text(entry)), "small")
 
 
 def _draw_onboarding(device: DeviceSchema) -> None:

@@ -87,7 +87,7 @@ class CandidateTableCard:
             self._table.on("row-click", self._open, [[], ["url"], None])
 
     def _draw_filters(self) -> None:
-        statuses = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
+        statuses: dict[str, str] = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
         with div("card-head"):
             heading("Candidates", 2)
             self._count = text("", "small muted", "span")

@@ -12,13 +12,14 @@ from nas.core.device import DeviceProfile, changes
 from nas.core.drift import Drift, DriftReading, drift_of
 from nas.core.errors import NotFound
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.schemas.agents import AgentSchema
+from nas.schemas.agents import AgentSchema, QueueEntrySchema
 from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
 from server.store.cursors import utc
 from server.store.database import reading
 from server.store.mapping import card_schema, job_schema
-from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents
+from server.store.measurements import AGENT_TIMEOUT_S, agent_queue, agents, device_queue
 from server.store.models import AgentRow, DeviceRow, Job, ReadingRow, WorkerRow
+from server.store.onboardings import agent_name_of
 from server.store.queue import WORKER_TIMEOUT_S, wait_reasons
 from server.store.readers.base import Reader, newest_first, read_page, require_device, roofline_devices
 from server.store.readers.predictors import current_predictors
@@ -95,7 +96,7 @@ class DeviceReader(Reader):
 
     def _device_schema(self, session: Session, device: DeviceRow) -> DeviceSchema:
         job = session.get_one(Job, device.job_id)
-        agent = session.get(AgentRow, device.name)
+        agent = session.get(AgentRow, agent_name_of(device))
         now = self._clock(session)
         waiting = wait_reasons(session, [job], now).get(job.id)
         return DeviceSchema(
@@ -157,6 +158,7 @@ def _onboarding_schema(job: Job, waiting: str | None, now: float) -> OnboardingS
 def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
     """An agent at the time ``now``."""
     waiting, measuring = agent_queue(session, row.name)
+    queue = device_queue(session, row.name)
     return AgentSchema(
         name=row.name,
         owner=row.owner,
@@ -167,6 +169,7 @@ def agent_schema(session: Session, row: AgentRow, now: float) -> AgentSchema:
         away=now - row.seen_at > AGENT_TIMEOUT_S,
         waiting=waiting,
         measuring=measuring,
+        queue=[QueueEntrySchema(owner=e.owner, kind=e.kind, networks=e.networks, wait_s=e.wait_s) for e in queue],
     )
 
 

@@ -14,6 +14,7 @@ from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
 from server.store.job_payload import data_hash_of, supernet_of
 from server.store.models import AgentRow, DeviceRow, Job, PointRow, PredictorRow
+from server.store.onboardings import agent_of
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of
 from server.store.readers.base import Reader
 from server.store.teachers import TeacherSearch, teacher_of, teacher_search
@@ -106,7 +107,7 @@ class SubmissionReader(Reader):
         """The context of an onboarding."""
         with reading(self._engine) as session:
             device = session.get(DeviceRow, spec.name)
-            agent = session.get(AgentRow, spec.name)
+            agent = agent_of(session, spec.name)
             return OnboardingContext(
                 agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
                 owner=device.owner if device is not None else None,

@@ -234,11 +234,38 @@ def test_openvino_runs_a_model_and_reports_its_nodes() -> None:
 
 def test_litert_runs_a_flatbuffer_and_refuses_anything_else() -> None:
     pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed: pip install 'hwnas[litert]'")
-    execution = Execution(litert.identify(RuntimeTarget("litert")).target)
+    execution = Execution(litert.identify(RuntimeTarget("litert")).target, batch=4)
+    flatbuffer = relu_flatbuffer()
+    assert litert.prepare(flatbuffer, execution) == flatbuffer
+    inspection = inspect_in_fork(litert.LITERT, flatbuffer, execution)
+    assert inspection.placement == Placement("CPU", {"CPU": 1})
     with pytest.raises(MeasurementRefused, match="expected a LiteRT flatbuffer"):
         litert.load(SMALL, execution)
     with pytest.raises(MeasurementRefused, match="cannot load the delegate 'libedgetpu"):
         litert.identify(RuntimeTarget("litert", "libedgetpu.so.1"))
+
+
+def relu_flatbuffer() -> bytes:
+    """A model of one ReLU on images of any number, as LiteRT's schema has it."""
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    def tensor(name: str, buffer: int) -> Any:
+        made = schema.TensorT()
+        made.shape, made.shapeSignature, made.name, made.buffer = [1, 8, 8, 3], [-1, 8, 8, 3], name, buffer
+        made.type = schema.TensorType.FLOAT32
+        return made
+
+    model, graph, operator, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorT(), schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RELU
+    operator.inputs, operator.outputs, operator.opcodeIndex = [0], [1], 0
+    graph.tensors, graph.operators = [tensor("image", 1), tensor("out", 2)], [operator]
+    graph.inputs, graph.outputs = [0], [1]
+    model.version, model.operatorCodes, model.subgraphs = 3, [code], [graph]
+    model.buffers = [schema.BufferT() for _ in range(3)]
+    builder = flatbuffers.Builder(1024)
+    builder.Finish(model.Pack(builder), b"TFL3")
+    return bytes(builder.Output())
 
 
 def test_what_a_delegate_leaves_to_the_processor_fell_back() -> None:

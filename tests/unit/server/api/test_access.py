@@ -27,7 +27,7 @@ from server.store.store import Store, open_store
 from tests.support import fakes
 
 DAY = 86_400.0
-PUBLIC = {("GET", "/healthz"), ("GET", "/readyz")}
+PUBLIC = {("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/agent/"), ("GET", "/agent/{file}")}
 
 
 @pytest.fixture
