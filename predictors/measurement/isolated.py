@@ -15,12 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from nas.core.device import DeviceProfile, LatencySource, Measurement, MeasurementProtocol
 from nas.core.errors import HwnasError, MeasurementRefused
+from nas.core.json_types import JsonObject
 from nas.core.runtimes import Execution, ProgramRuntime, Runtime, load_runtime
 from nas.core.timing import Sitting, Timing, sitting_as_json, sitting_from_json
 from predictors.measurement.inspection import Inspection, inspect_in_fork
@@ -189,12 +189,12 @@ def _inspect_in_child(job: Path, models: int) -> list[Inspection]:
     return [Inspection.from_json(record) for record in _in_child(job, task)]
 
 
-def _in_child(job: Path, task: dict[str, Any]) -> list[dict[str, Any]]:
+def _in_child(job: Path, task: JsonObject) -> list[JsonObject]:
     """What a child prints for each model of a task. Raises MeasurementRefused if it dies."""
     (job / "task.json").write_text(json.dumps(task))
     command = [sys.executable, "-m", "predictors.measurement.isolated", str(job)]
     errors, expected = job / "stderr.txt", len(task["models"])
-    records: list[dict[str, Any]] = []
+    records: list[JsonObject] = []
     with (
         errors.open("wb") as log,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True) as child,
@@ -260,7 +260,7 @@ def main(folder: str) -> None:
             sys.stdout.flush()
 
 
-def _sat(models: Iterable[bytes], profile: DeviceProfile, task: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _sat(models: Iterable[bytes], profile: DeviceProfile, task: JsonObject) -> Iterator[JsonObject]:
     for one in measure(models, profile, None, task["seed"], task["survey_ms"]):
         yield {
             "sitting": sitting_as_json(one.sitting),
@@ -269,7 +269,7 @@ def _sat(models: Iterable[bytes], profile: DeviceProfile, task: dict[str, Any]) 
         }
 
 
-def _inspected(models: Iterable[bytes], profile: DeviceProfile) -> Iterator[dict[str, Any]]:
+def _inspected(models: Iterable[bytes], profile: DeviceProfile) -> Iterator[JsonObject]:
     require_machine(profile)  # which loads the runtime, so that no fork has to
     pin(profile.affinity)
     execution = profile.execution

@@ -31,7 +31,7 @@ from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
-from predictors.onboarding.trial import Trial, is_worth_trying, try_operators
+from predictors.onboarding.trial import OperatorTrial, is_worth_trying, try_operators
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 
 GROUP = 16
@@ -134,7 +134,7 @@ def _profile(
     space: SearchSpace,
     kin: Relatives | None,
     profile_machine: Callable[[DeviceSpec], DeviceProfile],
-    trying: Callable[[DeviceProfile], Trial],
+    trying: Callable[[DeviceProfile], OperatorTrial],
     relatives: Sequence[str],
     blobs: BlobStore,
     clock: Callable[[], float],
@@ -164,7 +164,7 @@ def _profile(
     return result
 
 
-def _trial_warnings(spec: DeviceSpec, trial: Trial, space: SearchSpace) -> Iterator[Event]:
+def _trial_warnings(spec: DeviceSpec, trial: OperatorTrial, space: SearchSpace) -> Iterator[Event]:
     """What the device does not run, and what becomes of it."""
     if trial.nothing_runs is not None:
         yield Warned(

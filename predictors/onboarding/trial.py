@@ -24,7 +24,7 @@ _RUN_EVERYTHING = (RuntimeTarget(DEFAULT_RUNTIME, "CPUExecutionProvider"), Runti
 
 
 @dataclass(frozen=True)
-class Trial:
+class OperatorTrial:
     """Choices that the device does not run, and the reason why it runs no network at all, if so."""
 
     excluded: tuple[ExcludedChoice, ...] = ()
@@ -43,13 +43,13 @@ def try_operators(
     export_onnx: Callable[[Arch], bytes],
     measure: Measurer,
     seed: int,
-) -> Trial:
+) -> OperatorTrial:
     """Raises NotMeasuredYet as ``measure`` does."""
     genes_NG = covering_networks(space, seed)
     problems = _problems(as_archs(space.id, genes_NG), short(profile), export_onnx, measure)
     if problems[0] is not None:
-        return Trial(nothing_runs=problems[0])
-    return Trial(blamed(space, genes_NG, problems))
+        return OperatorTrial(nothing_runs=problems[0])
+    return OperatorTrial(blamed(space, genes_NG, problems))
 
 
 def short(profile: DeviceProfile) -> DeviceProfile:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core.errors import MeasurementRefused, UnknownName
+from nas.core.json_types import JsonObject
 from nas.core.placement import LayerTime, placement_of
 from nas.core.runtimes import (
     Execution,
@@ -65,7 +66,7 @@ def report(model: bytes, execution: Execution) -> RuntimeReport:
     return RuntimeReport(placement_of(execution.target.provider or CPU, layers), layers)
 
 
-def layer_times(events: list[dict[str, Any]]) -> tuple[LayerTime, ...]:
+def layer_times(events: list[JsonObject]) -> tuple[LayerTime, ...]:
     """The nodes of a profile in the order in which they run, with the mean of their times, the first run left out."""
     times_us: dict[str, list[float]] = {}
     operators: dict[str, tuple[str, str]] = {}

@@ -876,3 +876,15 @@ def test_agent_runs_with_minimal_packages_and_rejects_a_wrong_token(store: Store
         assert "stopped" in lonely.kill(signal.SIGTERM)
         assert lonely.process.returncode == 0
     assert store.queries.agents() == []
+
+
+def test_the_queue_of_a_device_says_how_long_each_job_waits(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    first, _ = parked(store, "a", "b", "c")
+    for _ in range(2):  # results 8 s apart
+        clock.pass_(8)
+        finish(store, claim(store))
+    [agent] = store.queries.agents()
+    [entry] = agent.queue
+    assert (entry.owner, entry.kind, entry.networks, entry.wait_s) == ("local", "device", 1, 8.0)
+    assert "2 of 3 networks measured, 8 seconds left" in str(store.queries.onboarding(first).waiting)

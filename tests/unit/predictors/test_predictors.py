@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,28 @@ def test_measurements_stay_with_their_networks_if_a_later_version_chooses_others
     monkeypatch.setattr(onboarding, "stratified_and_informative", lambda space, n, seed: stratified(space, n, seed + 1))
     later = fold_all(run_onboarding(space, FakeDevice(), tmp_path, state), state)
     assert later.finished["fit"]["blob"] == undisturbed.finished["fit"]["blob"]
+
+
+def test_an_unsteady_machine_keeps_what_was_good_and_measures_the_rest_later(
+    space: SearchSpace, tmp_path: Path
+) -> None:
+    class UnsteadyDevice(FakeDevice):
+        """Refuses all but every third network."""
+
+        def __call__(self, models: Sequence[bytes], *more: Any) -> Iterator[Measurement]:
+            for i, measurement in enumerate(super().__call__(models, *more)):
+                yield measurement if i % 3 == 0 else replace(measurement, median_ms=None, refused="restless")
+
+    events: list[Event] = []
+    with pytest.raises(MeasurementRefused, match="expected at least 28 measured networks"):
+        events.extend(run_onboarding(space, UnsteadyDevice(), tmp_path, SearchState()))
+    state = fold_all(events)
+    refused = state.finished["measure"]["refused"]
+    calm = FakeDevice()
+    state = fold_all(run_onboarding(space, calm, tmp_path, state), state)
+    assert calm.measured == refused < 48
+    assert state.finished["measure"] == {"measured": 48, "refused": 0, "attempts": 2}
+    assert state.finished["fit"]["card"]["n"] == 48
 
 
 def test_a_machine_where_nothing_can_be_measured_is_refused(space: SearchSpace, tmp_path: Path) -> None:

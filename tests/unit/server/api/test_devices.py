@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
+from server.agent_wheel import agent_wheel, wheel_name
 from server.api.app import create_app
 from server.api.validate import MOST_SAMPLES
 from server.settings import Settings
@@ -295,3 +302,94 @@ def test_a_space_with_few_networks_is_refused_before_it_is_measured(
     answer = api.post("/v1/devices", json=spec(space={"name": "five", "params": {}}), headers=ada)
     assert code(answer) == (422, "invalid_spec")
     assert "at least 32 different networks to measure, got 5" in answer.json()["message"]
+
+
+PI = DeviceProfile("pi", "aarch64", "cpu", 4, "onnxruntime", "1.31", "linux", canary_ms=1.0, source="agent")
+
+
+def with_agent(api: TestClient, store: Store, headers: Headers) -> None:
+    """Ada's device ``pi``, which its agent of the same name has measured."""
+    store.measurements.register("pi", "i", PI, {}, Principal("ada", frozenset({"device"})))
+    answer = api.post("/v1/devices", json=spec(name="pi", source="agent"), headers=headers)
+    assert answer.status_code == 201, answer.text
+    fakes.run_log(store, fakes.device_log(store.blobs.put(fakes.predictor_bytes()), "tiny-0-10", PI))
+
+
+def test_device_with_an_agent_is_renamed_and_keeps_it(api: TestClient, store: Store, ada: Headers) -> None:
+    with_agent(api, store, ada)
+    answer = api.put("/v1/devices/pi/name", json={"name": "kitchen"}, headers=ada)
+    assert answer.status_code == 200, answer.text
+    device = DeviceSchema.model_validate(answer.json())
+    assert device.agent is not None
+    assert (device.name, device.agent.name, device.profile and device.profile.name) == ("kitchen", "pi", "pi")
+    again = api.post("/v1/devices", json=spec(name="kitchen", source="agent"), headers=ada)
+    assert again.status_code == 201, again.text  # the agent of the device measures it again
+    assert api.put("/v1/devices/kitchen/name", json={"name": "bench2"}, headers=ada).status_code == 409  # onboarding
+
+
+def test_device_with_an_agent_is_given_to_an_owner_who_can_run_it(
+    api: TestClient, store: Store, ada: Headers, bob: Headers
+) -> None:
+    with_agent(api, store, ada)
+    answer = api.put("/v1/devices/pi/owner", json={"owner": "nobody"}, headers=ada)
+    assert code(answer) == (400, "invalid_input")
+    assert code(api.put("/v1/devices/pi/owner", json={"owner": "bob"}, headers=bob)) == (403, "forbidden")
+    device = DeviceSchema.model_validate(api.put("/v1/devices/pi/owner", json={"owner": "bob"}, headers=ada).json())
+    assert device.agent is not None
+    assert (device.owner, device.agent.owner) == ("bob", "bob")
+    assert code(api.delete("/v1/devices/pi", headers=ada)) == (403, "forbidden")
+    bobs = Principal("bob", frozenset({"device"}))
+    assert store.measurements.register("pi", "again", PI, {}, bobs) is not None
+    assert api.delete("/v1/devices/pi", headers=bob).status_code == 204
+
+
+def test_fresh_token_measures_on_one_device_alone(api: TestClient, store: Store, ada: Headers) -> None:
+    created = api.post("/v1/agents/pi/token", headers=ada)
+    assert created.status_code == 201, created.text
+    assert (created.json()["owner"], created.json()["scopes"], created.json()["device"]) == ("ada", ["agent"], "pi")
+    headers = {"Authorization": f"Bearer {created.json()['secret']}"}
+    assert api.post("/v1/agents/pi/claim", json={"instance": "i"}, headers=headers).status_code == 404
+    assert api.post("/v1/agents/other/claim", json={"instance": "i"}, headers=headers).status_code == 403
+    assert api.get("/v1/devices", headers=headers).status_code == 403
+    assert api.post("/v1/agents/pi/token", headers=headers).status_code == 403
+    reader = caller(store, "eve", "read")
+    assert api.post("/v1/agents/pi/token", headers=reader).status_code == 403
+
+
+def test_spec_that_asks_an_agent_for_another_way_is_refused(api: TestClient, store: Store, ada: Headers) -> None:
+    store.measurements.register("pi", "i", PI, {}, Principal("ada", frozenset({"device"})))
+    answer = api.post("/v1/devices", json=spec(name="pi", source="agent", batch=8), headers=ada)
+    assert code(answer) == (400, "invalid_spec")
+    assert "batch: the agent of 'pi' was started with 1, got 8" in answer.json()["message"]
+    answer = api.post("/v1/devices", json=spec(name="x", runtime="openvine"), headers=ada)
+    assert code(answer) == (400, "unknown_name")
+    assert "Did you mean 'openvino'" in answer.json()["message"]
+
+
+def test_agent_is_served_as_a_wheel_that_pip_accepts(api: TestClient) -> None:
+    instructions = api.get("/agent/").text
+    assert f"http://127.0.0.1/agent/{wheel_name()}" in instructions
+    answer = api.get(f"/agent/{wheel_name()}")
+    assert answer.status_code == 200
+    archive = zipfile.ZipFile(io.BytesIO(answer.content))
+    record = next(name for name in archive.namelist() if name.endswith("RECORD"))
+    for row in archive.read(record).decode().splitlines():
+        name, digest, _ = row.split(",")
+        expected = base64.urlsafe_b64encode(hashlib.sha256(archive.read(name)).digest()).rstrip(b"=").decode()
+        assert digest in ("", f"sha256={expected}")
+    assert not [name for name in archive.namelist() if name.startswith(("server/", "workers/", "nas/models/"))]
+    assert api.get("/agent/other.whl").status_code == 404
+
+
+def test_served_agent_runs_without_the_service(tmp_path: Path) -> None:
+    zipfile.ZipFile(io.BytesIO(agent_wheel())).extractall(tmp_path)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); "
+        "sys.modules.update(dict.fromkeys(('torch', 'pydantic', 'server', 'sqlalchemy', 'onnx'))); "
+        "import agent.main, predictors.measurement.isolated as m; from nas.core.runtimes import *; "
+        "assert m.__file__.startswith(sys.argv[1]); print(runtime_names()); "
+        "profile = m.describe_machine('x', m.MeasurementProtocol()); print(profile.runtime)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
+    assert "onnxruntime CPUExecutionProvider" in output
