@@ -12,7 +12,7 @@ from typing import Any, Literal
 from nas.core.arch import Floats
 from nas.core.errors import HwnasError
 from nas.core.json_types import JsonObject
-from nas.core.placement import Placement
+from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Execution, Precision, RuntimeTarget
 
 Status = Literal["unverified", "verified", "violated", "fallback"]
@@ -205,7 +205,8 @@ class Measurement:
     were timed, disturbed ones included. ``cold_load_ms`` is the first load of the model in a process with one
     inference, ``warm_load_ms`` a later load; None where they were not timed. ``placement`` says which providers ran the
     network, ``peak_bytes`` by how much the process grew when it loaded and ran it, ``energy_mj`` what an inference took
-    as a meter shows; None where the runtime, the system or the machine does not tell.
+    as a meter shows; None where the runtime, the system or the machine does not tell. ``layers`` are the times of the
+    network's nodes under the runtime's profiler, which are no part of the value.
     """
 
     protocol: str
@@ -228,6 +229,7 @@ class Measurement:
     placement: Placement | None = None
     peak_bytes: int | None = None
     energy_mj: float | None = None
+    layers: tuple[LayerTime, ...] = ()
 
     @property
     def half_width(self) -> float | None:
@@ -254,6 +256,7 @@ class Measurement:
                 **record,
                 "samples_ms": tuple(record.get("samples_ms", ())),
                 "placement": Placement.from_json(placement) if placement is not None else None,
+                "layers": tuple(LayerTime.from_json(layer) for layer in record.get("layers", ())),
             }
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from nas.core.json_types import JsonObject
@@ -79,6 +79,14 @@ class LayerTime:
     def from_json(record: JsonObject) -> LayerTime:
         """From the JSON form of ``dataclasses.asdict``."""
         return LayerTime(record["name"], record["operator"], record["provider"], record["ms"])
+
+
+def operator_ms(layers: Sequence[LayerTime]) -> dict[str, float]:
+    """The time of all nodes with the same operator in ms, by operator, the longest first."""
+    times: dict[str, float] = {}
+    for layer in layers:
+        times[layer.operator] = times.get(layer.operator, 0.0) + layer.ms
+    return dict(sorted(times.items(), key=lambda pair: -pair[1]))
 
 
 def placement_of(provider: str, layers: tuple[LayerTime, ...]) -> Placement:

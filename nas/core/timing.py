@@ -12,7 +12,7 @@ from typing import Any
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
 from nas.core.json_types import JsonObject
-from nas.core.placement import Placement
+from nas.core.placement import LayerTime, Placement
 
 _DIGITS = 6  # significant digits of a time that is sent
 
@@ -65,7 +65,7 @@ class Sitting:
 @dataclass(frozen=True)
 class Timing:
     """The raw times of one network, by sitting, how long loading its model took in ms, and what ``Measurement`` says of
-    placement, memory and energy."""
+    placement, memory, energy and layers."""
 
     sittings: tuple[Sitting, ...]
     cold_load_ms: float | None = None
@@ -73,6 +73,7 @@ class Timing:
     placement: Placement | None = None
     peak_bytes: int | None = None
     energy_mj: float | None = None
+    layers: tuple[LayerTime, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record; ``Timing.from_json`` reads it back."""
@@ -83,6 +84,7 @@ class Timing:
             "placement": None if self.placement is None else asdict(self.placement),
             "peak_bytes": self.peak_bytes,
             "energy_mj": self.energy_mj,
+            "layers": [asdict(layer) for layer in self.layers],
         }
 
     @staticmethod
@@ -96,6 +98,7 @@ class Timing:
             None if placement is None else Placement.from_json(placement),
             record.get("peak_bytes"),
             record.get("energy_mj"),
+            tuple(LayerTime.from_json(layer) for layer in record.get("layers", ())),
         )
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.device import DeviceProfile, MachineNoise
 from nas.core.jobs import JobKind
-from nas.core.placement import Placement
+from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Precision
 from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.schemas.common import Text
@@ -167,6 +167,17 @@ class PlacementBody(Placement):
 
 
 @dataclass(frozen=True)
+class LayerTimeBody(LayerTime):
+    """A ``LayerTime`` as an agent sends it, with bounds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    name: Annotated[str, Field(max_length=500)] = field()
+    operator: Text = field()
+    provider: Text = field()
+    ms: Annotated[float, Field(ge=0, allow_inf_nan=False)] = field()
+
+
+@dataclass(frozen=True)
 class TimingBody(Timing):
     """A ``Timing`` as an agent sends it, with bounds."""
 
@@ -177,6 +188,7 @@ class TimingBody(Timing):
     placement: PlacementBody | None = None
     peak_bytes: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    layers: Annotated[tuple[LayerTimeBody, ...], Field(max_length=5_000)] = ()
 
 
 class ResultBody(LeaseBody):

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
-from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished
+from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
 from nas.core.provenance import Provenance
 from nas.core.retraining import RecipeFields, TrainingRecord
@@ -20,6 +20,7 @@ from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult, RetrainResult
+from nas.stages.slow_int8 import slower_in_int8
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.verify import thin
 
@@ -66,7 +67,10 @@ class ExportStage:
             names = [p.arch.id for p, _, _ in packages]
             for name, measured in _measured_int8(problem, resources, models, names).items():
                 for (p, _, _), measurement in zip(packages, measured, strict=True):
-                    summary = {k: v for k, v in asdict(measurement).items() if k != "samples_ms"}
+                    in_float32 = p.devices[name].measurement if problem.fleet else p.measurement
+                    if (why := slower_in_int8(in_float32, measurement)) is not None:
+                        yield Warned(self.name, f"network {p.arch.id} on {name}: {why}")
+                    summary = {k: v for k, v in asdict(measurement).items() if k not in ("samples_ms", "layers")}
                     int8_measurements[p.arch.id][name] = summary
         for p, archive, report in packages:
             measured_int8 = int8_measurements[p.arch.id]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -196,7 +197,7 @@ def _measure(
             exported.append(export())
             yield Progress("measure", len(measurements), len(models), unit, message="exporting")
         for measurement in measure(exported, profile, [name for name, _ in models[i : i + group]]):
-            measurements.append(measurement)
+            measurements.append(replace(measurement, layers=()))
             yield Progress("measure", len(measurements), len(models), unit, message="measuring")
         yield _checkpoint(measurements, blobs)
     if refused := [i for i, m in enumerate(measurements) if m.refused is not None]:
@@ -204,7 +205,7 @@ def _measure(
         exported = [models[i][1]() for i in refused]
         names = [models[i][0] + AGAIN.format("") * attempt for i in refused]
         for i, measurement in zip(refused, measure(exported, profile, names), strict=True):
-            measurements[i] = measurement
+            measurements[i] = replace(measurement, layers=())
         yield _checkpoint(measurements, blobs)
 
 

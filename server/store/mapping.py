@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
-from nas.core.device import OnDevice
+from nas.core.device import Measurement, OnDevice
 from nas.core.events import Candidate, SearchState, StageResults
 from nas.core.fronts import Front
 from nas.core.lifecycle import LEASED
@@ -42,10 +43,12 @@ def candidate_schema(
     virtual: Collection[str] = frozenset(),
     device: str | None = None,
     names: Mapping[str, str] = MappingProxyType({}),
+    with_layers: bool = False,
 ) -> CandidateSchema:
     """A candidate with units and kinds of evidence: on one ``device``, or on the worst of all.
 
     ``virtual``: the devices that are defined by peak figures alone. ``names`` as ``reference_names``.
+    ``with_layers``: with the time of every layer, of which lists of candidates have no use.
     """
     return CandidateSchema(
         arch=candidate.arch.id,
@@ -55,20 +58,26 @@ def candidate_schema(
         metrics=_metric_schemas(candidate.metrics, device in virtual if device is not None else bool(virtual)),
         status=candidate.status,
         promised_ms=candidate.promised_ms,
-        measurement=candidate.measurement,
-        devices={name: _on_device_schema(part, name in virtual) for name, part in candidate.devices.items()},
+        measurement=_measurement(candidate.measurement, with_layers),
+        devices={
+            name: _on_device_schema(part, name in virtual, with_layers) for name, part in candidate.devices.items()
+        },
         extrapolated=candidate.extrapolated,
         on_front=on_front,
     )
 
 
-def _on_device_schema(part: OnDevice, virtual: bool) -> CandidateOnDeviceSchema:
+def _measurement(measurement: Measurement | None, with_layers: bool) -> Measurement | None:
+    return measurement if measurement is None or with_layers else replace(measurement, layers=())
+
+
+def _on_device_schema(part: OnDevice, virtual: bool, with_layers: bool) -> CandidateOnDeviceSchema:
     values_ms = {"predicted_ms": part.predicted_ms, "upper_ms": part.upper_ms, "measured_ms": part.measured_ms}
     return CandidateOnDeviceSchema(
         metrics=_metric_schemas({name: value for name, value in values_ms.items() if value is not None}, virtual),
         status=part.status,
         promised_ms=part.promised_ms,
-        measurement=part.measurement,
+        measurement=_measurement(part.measurement, with_layers),
     )
 
 

@@ -113,6 +113,33 @@ def _draw_interval(candidate: CandidateSchema, measurement: Measurement) -> None
             text(f"Promised before measuring: {promise}, {outcome}", "small muted")
 
 
+def draw_layers(measurement: Measurement | None) -> None:
+    """What each node of the network takes as the runtime runs it, and what all of them take beside the whole."""
+    if measurement is None or not measurement.layers:
+        return
+    total_ms = sum(layer.ms for layer in measurement.layers)
+    with div("card"):
+        with div("card-head"):
+            heading("By layer, as the runtime runs it", 2)
+            text(_sum_text(total_ms, measurement.median_ms), "small muted", "span")
+        with div("scroll"), div("plain", "table"):
+            with div("", "tr"):
+                for title in ("Node", "Operator", "Provider", "Measured ms", "Share"):
+                    text(title, tag="th")
+            for layer in measurement.layers:
+                with div("", "tr"):
+                    text(layer.name, "mono small", "td")
+                    text(layer.operator, tag="td")
+                    text(layer.provider, tag="td")
+                    text(formatting.significant(layer.ms, 3), "num", "td")
+                    text(f"{layer.ms / total_ms:.0%}" if total_ms else formatting.MISSING, "num", "td")
+
+
+def _sum_text(total_ms: float, median_ms: float | None) -> str:
+    whole = "" if median_ms is None else f", the whole network {formatting.significant(median_ms, 4)} ms"
+    return f"sum {formatting.significant(total_ms, 4)} ms under the profiler{whole}"
+
+
 def _measured_rows(measurement: Measurement) -> list[tuple[str, str]]:
     """Placement, memory and energy, where they were measured."""
     rows = []

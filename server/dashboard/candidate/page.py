@@ -20,7 +20,7 @@ from nas.schemas.searches import SearchSchema
 from server.dashboard.candidate.architecture_card import draw_architecture, draw_cells, draw_choices
 from server.dashboard.candidate.architecture_svg import blocks, shape_text
 from server.dashboard.candidate.class_figures import draw_class_figures, draw_confusion
-from server.dashboard.candidate.measurement_card import draw_devices, draw_measurement
+from server.dashboard.candidate.measurement_card import draw_devices, draw_layers, draw_measurement
 from server.dashboard.compare_links import networks_url
 from server.dashboard.download_link import download_link
 from server.dashboard.elements import badge, breadcrumbs, div, heading, metric_stat, text
@@ -104,6 +104,7 @@ def _draw(
         with div("cols even"):
             draw_measurement(candidate, protocol)
             _draw_downloads(detail)
+        draw_layers(candidate.measurement)
         draw_choices(architecture, detail.choices)
 
 

@@ -128,7 +128,7 @@ class CandidateReader(Reader):
             candidate, spec = point_of(row), SearchSpec.model_validate(job.spec)
             on_front = member_keys(session, search_id, spec.views)
             virtual, names = roofline_devices(session, spec.devices), reference_names(job.state.finished)
-            return candidate_schema(candidate, candidate.key in on_front, virtual, names=names)
+            return candidate_schema(candidate, candidate.key in on_front, virtual, names=names, with_layers=True)
 
     def references(self, search_id: str, device: str | None = None) -> list[CandidateSchema]:
         """The networks that the front of a search is compared with, as one ``device`` of its fleet has them. Raises

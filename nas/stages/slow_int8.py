@@ -1,0 +1,35 @@
+"""Networks that int8 makes slower: found by measuring both, and explained by the operators that take the time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from nas.core.device import Measurement
+from nas.core.placement import operator_ms
+
+_NAMED = 3  # operators that a warning names
+_LEAST_SHARE = 0.02  # of the time in float32 that an operator must add to be named
+
+
+def slower_in_int8(float32: Measurement | None, int8: Measurement) -> str | None:
+    """Why int8 is slower than float32, for people; None where it is not: where its interval is not above."""
+    if float32 is None or None in (float32.high_ms, int8.low_ms, float32.median_ms, int8.median_ms):
+        return None
+    assert float32.high_ms is not None
+    assert int8.low_ms is not None
+    if int8.low_ms <= float32.high_ms:
+        return None
+    times = f"{int8.median_ms:.4g} ms against {float32.median_ms:.4g} ms"
+    causes = added_ms(operator_ms(float32.layers), operator_ms(int8.layers))
+    if not causes:
+        return f"int8 is slower than float32: {times}"
+    named = ", ".join(f"{name} (+{ms:.3g} ms)" for name, ms in causes.items())
+    return f"int8 is slower than float32: {times}; what it adds are {named}"
+
+
+def added_ms(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """The operators that take longer than before and by how much, the worst first."""
+    total_ms = sum(before.values())
+    grown = {name: ms - before.get(name, 0.0) for name, ms in after.items()}
+    worst = sorted(grown.items(), key=lambda pair: -pair[1])[:_NAMED]
+    return {name: ms for name, ms in worst if ms > _LEAST_SHARE * total_ms}
