@@ -332,7 +332,7 @@ def test_device_with_an_agent_is_given_to_an_owner_who_can_run_it(
 ) -> None:
     with_agent(api, store, ada)
     answer = api.put("/v1/devices/pi/owner", json={"owner": "nobody"}, headers=ada)
-    assert code(answer) == (400, "invalid_input")
+    assert code(answer) == (422, "invalid_input")
     assert code(api.put("/v1/devices/pi/owner", json={"owner": "bob"}, headers=bob)) == (403, "forbidden")
     device = DeviceSchema.model_validate(api.put("/v1/devices/pi/owner", json={"owner": "bob"}, headers=ada).json())
     assert device.agent is not None
@@ -359,10 +359,10 @@ def test_fresh_token_measures_on_one_device_alone(api: TestClient, store: Store,
 def test_spec_that_asks_an_agent_for_another_way_is_refused(api: TestClient, store: Store, ada: Headers) -> None:
     store.measurements.register("pi", "i", PI, {}, Principal("ada", frozenset({"device"})))
     answer = api.post("/v1/devices", json=spec(name="pi", source="agent", batch=8), headers=ada)
-    assert code(answer) == (400, "invalid_spec")
+    assert code(answer) == (422, "invalid_spec")
     assert "batch: the agent of 'pi' was started with 1, got 8" in answer.json()["message"]
     answer = api.post("/v1/devices", json=spec(name="x", runtime="openvine"), headers=ada)
-    assert code(answer) == (400, "unknown_name")
+    assert code(answer) == (422, "unknown_name")
     assert "Did you mean 'openvino'" in answer.json()["message"]
 
 
