@@ -111,8 +111,8 @@ def node(name: str, operator: str, provider: str, us: float) -> dict[str, Any]:
 
 
 def test_a_fleet_is_verified_only_where_nothing_fell_back() -> None:
-    elsewhere = Placement("NPU", {"CPU": 3}, {}, ("Resize",))
-    parts = [OnDevice(1.0, 2.0, status, 2.0, measured(elsewhere)) for status in ("verified", "fallback")]
+    on_processor = Placement("NPU", {"CPU": 3}, {}, ("Resize",))
+    parts = [OnDevice(1.0, 2.0, status, 2.0, measured(on_processor)) for status in ("verified", "fallback")]
     assert over_fleet(parts).status == "fallback"
     assert over_fleet([*parts, OnDevice(1.0, 2.0, "violated", 0.5, measured(None))]).status == "violated"
 
@@ -251,10 +251,10 @@ def relu_flatbuffer() -> bytes:
     from ai_edge_litert import schema_py_generated as schema
 
     def tensor(name: str, buffer: int) -> Any:
-        made = schema.TensorT()
-        made.shape, made.shapeSignature, made.name, made.buffer = [1, 8, 8, 3], [-1, 8, 8, 3], name, buffer
-        made.type = schema.TensorType.FLOAT32
-        return made
+        described = schema.TensorT()
+        described.shape, described.shapeSignature, described.name, described.buffer = [1, 8, 8, 3], [-1, 8, 8, 3], name, buffer
+        described.type = schema.TensorType.FLOAT32
+        return described
 
     model, graph, operator, code = schema.ModelT(), schema.SubGraphT(), schema.OperatorT(), schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RELU
@@ -269,8 +269,8 @@ def relu_flatbuffer() -> bytes:
 
 
 def test_what_a_delegate_leaves_to_the_processor_fell_back() -> None:
-    whole = litert.placement(["CONV_2D", "SOFTMAX", "DELEGATE"], "libedgetpu.so.1")
-    assert whole.complete
+    delegated = litert.placement(["CONV_2D", "SOFTMAX", "DELEGATE"], "libedgetpu.so.1")
+    assert delegated.complete
     part = litert.placement(["CONV_2D", "DELEGATE", "RESIZE_BILINEAR"], "libedgetpu.so.1")
     assert part.fallback == ("CONV_2D", "RESIZE_BILINEAR")
     assert litert.placement(["CONV_2D", "DELEGATE"], "CPU").nodes == {"CPU": 1}
