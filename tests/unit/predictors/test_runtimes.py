@@ -252,7 +252,8 @@ def relu_flatbuffer() -> bytes:
 
     def tensor(name: str, buffer: int) -> Any:
         described = schema.TensorT()
-        described.shape, described.shapeSignature, described.name, described.buffer = [1, 8, 8, 3], [-1, 8, 8, 3], name, buffer
+        described.shape, described.shapeSignature = [1, 8, 8, 3], [-1, 8, 8, 3]
+        described.name, described.buffer = name, buffer
         described.type = schema.TensorType.FLOAT32
         return described
 
