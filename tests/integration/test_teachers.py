@@ -20,8 +20,10 @@ from nas.core.events import Event, SearchState, fold_all
 from nas.core.ports import Problem, Resources, TeacherModel
 from nas.core.retraining import RetrainSpec, TeacherSpec
 from nas.core.spec import BudgetSpec
+from nas.core.tuning import Tuner
 from nas.engine import run_search
 from nas.packaging import package
+from nas.sequential import run_sequentially
 from nas.spaces.wrapper import SpaceWrapper
 from nas.stages.retrain import RetrainStage
 from nas.stages.teachers import load_teacher
@@ -228,12 +230,14 @@ def test_a_dry_run_measures_what_the_teacher_takes(
 
     monkeypatch.setattr(Teacher, "__call__", slow)
 
-    def cost(retrain: RetrainSpec) -> StageCost:
+    def cost(retrain: RetrainSpec, tuner: Tuner | None = None) -> StageCost:
         p = searched(retrain, supernet)
-        resources = Resources(blobs, RuleDevice(), lambda: now[0])
+        resources = Resources(blobs, RuleDevice(), lambda: now[0], tuner=tuner)
         return RetrainStage().estimate_cost(p, resources, SearchState())
 
     assert cost(RetrainSpec(**STILL)).seconds == 0.0
     taught = cost(RetrainSpec(**STILL, teacher="largest"))
     batches = len(problem().data.train) // 40
-    assert taught.seconds == pytest.approx(2 * 2 * batches * 3.0)  # two networks of the search and of its baseline
+    assert taught.seconds == pytest.approx(batches * 3.0)  # one after the other, networks share the answers
+    apart = cost(RetrainSpec(**STILL, teacher="largest"), run_sequentially)
+    assert apart.seconds == pytest.approx(2 * 2 * batches * 3.0)  # two networks of the search and of its baseline
