@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any, Literal
 from nas.core.errors import InvalidInput
 from nas.core.json_types import JsonObject
 from nas.core.metrics import METRICS
+from nas.core.model_package import ModelPackage
 from nas.core.spec import SearchSpec, parse_spec
 
 Verdict = Literal["same", "close", "diverged", "differs"]
@@ -31,14 +30,7 @@ class Comparison:
 
 def read_manifest(path: Path) -> JsonObject:
     """The manifest of a package. Raises InvalidInput for a file that is none."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            manifest = json.loads(archive.read("manifest.json"))
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise InvalidInput(f"{path}: expected the zip file of an exported model, with a manifest: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != "hwnas model package":
-        raise InvalidInput(f"{path}: expected the zip file of a model that hwnas exported")
-    return manifest
+    return ModelPackage.read(path).manifest
 
 
 def spec_of(manifest: JsonObject, path: Path) -> SearchSpec:

@@ -9,7 +9,14 @@ from typing import Literal
 from nas.core.errors import InvalidPlugin, UnknownName
 
 Group = Literal[
-    "nas.search_spaces", "nas.strategies", "nas.predictors", "nas.datasets", "nas.tasks", "nas.models", "nas.runtimes"
+    "nas.search_spaces",
+    "nas.strategies",
+    "nas.predictors",
+    "nas.datasets",
+    "nas.tasks",
+    "nas.models",
+    "nas.runtimes",
+    "nas.exporters",
 ]
 CONCEPTS: dict[Group, str] = {
     "nas.search_spaces": "search space",
@@ -19,6 +26,7 @@ CONCEPTS: dict[Group, str] = {
     "nas.tasks": "task",
     "nas.models": "model of an installed package",
     "nas.runtimes": "runtime",
+    "nas.exporters": "exporter",
 }
 REINSTALL = "Install the package that declares it anew (this one with: pip install --no-deps -e .)"
 

@@ -13,6 +13,7 @@ from pydantic import BaseModel, JsonValue
 from nas.core.arch import Floats, Genes
 from nas.core.cells import CellGraph
 from nas.core.errors import InvalidSpec
+from nas.core.model_package import ModelPackage
 from nas.core.parent import ParentModel
 from nas.core.ports import Dataset, ImageShape, LatencyPredictor, Problem, SearchSpace, Stage
 from nas.core.records import RecordSource
@@ -56,6 +57,18 @@ class DatasetType:
     load: Callable[[DataSpec, int], Dataset]
     params_model: type[BaseModel] | None = None
     records: Callable[[DataSpec], RecordSource] | None = None
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A way to hand an exported model to another tool. ``summary``: one sentence for people; ``target``: what the
+    target is, such as "a folder". ``export`` writes the model there and returns where it is; it raises InvalidInput for
+    a target that cannot be used, and where the library that it needs is not installed."""
+
+    name: str
+    summary: str
+    target: str
+    export: Callable[[ModelPackage, str], str]
 
 
 def trains_weights_alone(spec: SearchSpec) -> bool:

@@ -9,7 +9,7 @@ from nas.core import entry_points
 from nas.core.entry_points import Group
 from nas.core.errors import InvalidPlugin, InvalidSpec
 from nas.core.parent import ParentModel
-from nas.core.plugins import DatasetType, PredictorFamily, SearchSpaceType, Strategy
+from nas.core.plugins import DatasetType, Exporter, PredictorFamily, SearchSpaceType, Strategy
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec
 
@@ -52,6 +52,11 @@ def relaxed_spaces() -> list[str]:
 def load_strategy(name: str) -> Strategy:
     """The strategy of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
     return _instance("nas.strategies", name, Strategy)
+
+
+def load_exporter(name: str) -> Exporter:
+    """The exporter of a name. Raises UnknownName with the nearest valid name, and InvalidPlugin."""
+    return _instance("nas.exporters", name, Exporter)
 
 
 def load_dataset(name: str) -> DatasetType:

@@ -129,6 +129,12 @@ COMMANDS = (
         _RESULTS,
     ),
     CommandEntry(
+        "export",
+        "server.cli.commands.decisions:export",
+        "Hand a downloaded model to another tool: a folder for Hugging Face, a run of MLflow.",
+        _RESULTS,
+    ),
+    CommandEntry(
         "star",
         "server.cli.commands.decisions:star",
         "Star a search or a candidate, or remove its star.",

@@ -11,8 +11,10 @@ from rich.console import Group, RenderableType
 from rich.markup import escape
 
 from nas.client import Client
+from nas.core import registry
 from nas.core.errors import NotFound
 from nas.core.json_types import JsonObject
+from nas.core.model_package import ModelPackage
 from nas.core.recommendation import DEFAULT_SLACK, Rule
 from nas.core.spec import SearchSpec
 from nas.reproduction import Comparison, Verdict, compare_manifests, read_manifest, spec_of
@@ -173,3 +175,16 @@ def _comparisons(comparisons: list[Comparison]) -> RenderableType:
         row = (comparison.what, comparison.before, comparison.after)
         table.add_row(*map(escape, row), f"[{_COLOURS[comparison.verdict]}]{comparison.verdict}[/]")
     return table
+
+
+def export(
+    model: Annotated[Path, typer.Argument(help="A downloaded model: the zip file.", metavar="MODEL.ZIP")],
+    to: Annotated[str, typer.Option("--to", help="The exporter, such as huggingface or mlflow.")],
+    target: Annotated[str, typer.Option(help="Where to: a folder for huggingface, a tracking URI for mlflow.")],
+) -> None:
+    """Hand a downloaded model to another tool: a folder for Hugging Face, a run of MLflow.
+
+    Example: `nas export 3f2a8d21c0de.zip --to huggingface --target my-model`
+    """
+    where = registry.load_exporter(to).export(ModelPackage.read(model), target)
+    typer.echo(f"exported: {where}")

@@ -1,0 +1,1 @@
+"""Exporters: ways to hand exported models to other tools, one file each."""
