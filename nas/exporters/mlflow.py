@@ -27,8 +27,8 @@ def export(package: ModelPackage, target: str) -> str:
         experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(EXPERIMENT)
         tags = {"mlflow.runName": package.manifest["architecture"], "hwnas.device": _device(package)}
         run = client.create_run(experiment_id, tags=tags)
-        for name, value in _parameters(package).items():
-            client.log_param(run.info.run_id, name, value)
+        for name, text in _parameters(package).items():
+            client.log_param(run.info.run_id, name, text)
         for name, value in package.values.items():
             client.log_metric(run.info.run_id, name, value)
         _log_files(client, run.info.run_id, package)
