@@ -91,11 +91,12 @@ def deciding_metric(quality: ObjectiveSchema) -> str:
 
 
 def shippable(front: FrontSchema) -> list[CandidateSchema]:
-    """The verified members; where none is verified, those that were not measured above what was promised."""
+    """The verified members; where none is verified, those of which a measurement has shown nothing bad: neither more
+    than was promised, nor that they do not run whole on the device."""
     quality = deciding_metric(front.quality)
     members = [c for c in front.members if quality in c.metrics]
     verified = [c for c in members if c.status == "verified"]
-    return verified or [c for c in members if c.status != "violated"]
+    return verified or [c for c in members if c.status == "unverified"]
 
 
 def _cost(front: FrontSchema, name: str | None) -> ObjectiveSchema:
@@ -119,7 +120,10 @@ def _nothing(front: FrontSchema, members: Sequence[CandidateSchema], rule: Recom
     if not front.members:
         return "The front is empty: there is no network to recommend."
     if not members:
-        return "Every member of the front was measured above what was promised: there is none to recommend."
+        return (
+            "Every member of the front was measured above what was promised, or does not run whole on the device: "
+            "there is none to recommend."
+        )
     limits = []
     if rule.cost_at_most is not None:
         limits.append(f"{_cost(front, rule.cost).label.lower()} of at most {rule.cost_at_most:g}")
