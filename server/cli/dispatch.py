@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Literal
 
-from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say
+from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say, share_data_cache
 from server.logs import set_up
 from server.settings import Settings
 
@@ -42,6 +42,7 @@ def dispatch(overrides: SettingOverrides, *, supervised: int | None) -> None:
     settings = read_settings(overrides)
     set_up(settings.log_level, settings.log_format)
     prepare_home(settings)
+    share_data_cache(settings)
     # Workers decide their own thread counts; idle threads must not spin beside a measurement.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _run(settings, stop_reasons, ready, channel)

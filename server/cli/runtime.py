@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Mapping
@@ -35,6 +36,11 @@ def prepare_home(settings: Settings) -> None:
             settings.home.chmod(mode & 0o700)
     except OSError as error:
         raise StorageError(f"cannot use {settings.home} as home: {error.strerror}") from error
+
+
+def share_data_cache(settings: Settings) -> None:
+    """Let this process and those that it starts, checks of data and workers among them, prepare data in one folder."""
+    os.environ["HWNAS_DATA_CACHE"] = str(settings.data_cache or settings.home / "data-cache")
 
 
 def exit_on_signals() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nas.core.errors import Conflict, HwnasError, InvalidInput
 from server.cli.running import recorded
-from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say
+from server.cli.runtime import SettingOverrides, exit_on_signals, prepare_home, read_settings, say, share_data_cache
 from server.cli.supervise import Supervisor
 from server.logs import set_up
 from server.settings import Settings
@@ -36,6 +36,7 @@ def serve(overrides: SettingOverrides) -> None:
     set_up(settings.log_level, settings.log_format)
     with listen(settings.host, settings.port) as listener:
         prepare_home(settings)
+        share_data_cache(settings)
         url = _url(settings.host, listener.getsockname()[1])
         with recorded(settings.home, url):
             _run(settings, listener, url)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from nas.datasets.cache import cache_folder
+from server.cli.runtime import share_data_cache
 from server.settings import Settings
 from server.store.store import open_store
 
@@ -49,3 +51,13 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch, t
 def test_the_home_of_a_user_who_does_not_exist_is_refused() -> None:
     with pytest.raises(ValidationError, match="~nobody-of-this-name/x: Could not determine home"):
         Settings(home=Path("~nobody-of-this-name/x"))
+
+
+@pytest.mark.parametrize("folder", [None, "elsewhere"])
+def test_processes_of_a_service_prepare_data_in_one_folder(
+    folder: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HWNAS_DATA_CACHE", "of another service")
+    data_cache = tmp_path / folder if folder is not None else None
+    share_data_cache(Settings(home=tmp_path / "home", data_cache=data_cache))
+    assert cache_folder() == (data_cache or tmp_path / "home" / "data-cache")
