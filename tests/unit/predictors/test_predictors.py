@@ -261,11 +261,11 @@ def test_an_unsteady_machine_keeps_what_was_good_and_measures_the_rest_later(
     space: SearchSpace, tmp_path: Path
 ) -> None:
     class UnsteadyDevice(FakeDevice):
-        """Refuses all but every third network."""
+        """Refuses all but every tenth network."""
 
         def __call__(self, models: Sequence[bytes], *more: Any) -> Iterator[Measurement]:
             for i, measurement in enumerate(super().__call__(models, *more)):
-                yield measurement if i % 3 == 0 else replace(measurement, median_ms=None, refused="restless")
+                yield measurement if i % 10 == 0 else replace(measurement, median_ms=None, refused="restless")
 
     events: list[Event] = []
     with pytest.raises(MeasurementRefused, match="expected at least 28 measured networks"):

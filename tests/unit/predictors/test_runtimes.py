@@ -247,8 +247,8 @@ def test_litert_runs_a_flatbuffer_and_refuses_anything_else() -> None:
 
 def relu_flatbuffer() -> bytes:
     """A model of one ReLU on images of any number, as LiteRT's schema has it."""
-    import flatbuffers
-    from ai_edge_litert import schema_py_generated as schema
+    flatbuffers = pytest.importorskip("flatbuffers")
+    schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
 
     def tensor(name: str, buffer: int) -> Any:
         described = schema.TensorT()
