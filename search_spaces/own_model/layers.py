@@ -104,8 +104,9 @@ class _Description:
 
 
 def _layer_names(nodes: Sequence[GraphNode]) -> dict[str, str]:
-    """The module of each node; with the node's name where several are of one module."""
-    modules = Counter(layer_name(node) for node in nodes)
+    """The module of each node; with the node's name where several are of one module, or its name stands for the
+    image."""
+    modules = Counter([INPUT, *(layer_name(node) for node in nodes)])
     return {
         node.name: layer_name(node) if modules[layer_name(node)] == 1 else f"{layer_name(node)}:{node.name}"
         for node in nodes

@@ -20,6 +20,7 @@ from nas.models.intake import report_intake
 from nas.models.narrowing import narrow
 from nas.models.opaque import operator_of
 from nas.models.reading.exported import read_exported
+from search_spaces.own_model.layers import count_macs
 from tests.support.models import SIDE, save_exported
 
 MAX_BYTES = 1 << 28
@@ -160,6 +161,26 @@ def test_buffers_are_neither_trained_nor_counted(tmp_path: Path) -> None:
     smaller = narrow(model.graph, model.weights, {"body": [1, 2]})
     assert smaller.weights["gain"].shape == (1, 2, 1, 1)
     assert [value.is_buffer for value in smaller.graph.parameters if value.name == "gain"] == [True]
+
+
+def test_convolutions_over_three_dimensions_stay_and_are_counted(tmp_path: Path) -> None:
+    class Volume(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.free, self.body, self.deep = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv3d(1, 2, 3, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.deep(self.body(self.free(x)).unsqueeze(1)).mean((2, 3, 4))
+
+    torch.manual_seed(0)
+    module = Volume().eval()
+    model = read_exported(save_exported(module, tmp_path / "model.pt2"), MAX_BYTES)
+    assert [group.name for group in analyse_channels(model.graph).groups] == ["free"]
+    x = torch.randn(3, 3, SIDE, SIDE)
+    torch.testing.assert_close(build(model.graph, model.weights)(x), module(x), atol=1e-5, rtol=1e-4)
+    [node] = [node for node in model.graph.nodes if isinstance(node.operator, OpaqueOp)]
+    assert count_macs(node, model.graph.shapes) == 2 * 27 * 4 * SIDE * SIDE
+    assert {"deep.weight", "deep.bias"} <= {value.name for value in model.graph.learned}
 
 
 def test_graphs_of_earlier_versions_keep_channels_that_a_norm_runs_over(tmp_path: Path) -> None:
