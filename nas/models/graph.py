@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from nas.core.errors import InvalidInput
-from nas.core.operators import GraphOperator
+from nas.core.operators import GraphOperator, OpaqueOp
 
 TensorShape = tuple[int, ...]
 WeightArrays: TypeAlias = Mapping[str, NDArray[Any]]
@@ -61,8 +61,10 @@ class GraphNode:
 
     @property
     def label(self) -> str:
-        """What to call it in messages: its module and the kind of its operator."""
-        return f"{self.module} ({self.operator.kind})" if self.module else f"{self.name} ({self.operator.kind})"
+        """What to call it in messages: its module and the kind of its operator; of one that is not known, its name."""
+        if isinstance(self.operator, OpaqueOp):
+            return f"{self.module} ({self.operator.operator})" if self.module else self.operator.operator
+        return f"{self.module or self.name} ({self.operator.kind})"
 
 
 @dataclass(frozen=True)

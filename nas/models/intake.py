@@ -117,7 +117,7 @@ def _outline(graph: ModelGraph) -> tuple[OutlinedLayer, ...]:
 def _opaque(graph: ModelGraph) -> tuple[OpaqueOperator, ...]:
     """One for each place and operator, in the order of the model."""
     operators = [
-        OpaqueOperator(layer_name(node), node.operator.operator, node.operator.reason)
+        OpaqueOperator(node.module or "the model", node.operator.operator, node.operator.reason)
         for node in graph.nodes
         if isinstance(node.operator, OpaqueOp)
     ]

@@ -92,7 +92,7 @@ def _outputs(state: Propagation, node: GraphNode) -> UnitArray:
             return _pixel_shuffle(state, node, operands[0], operator.factor)
         case OpaqueOp():
             for units in operands:
-                state.sets.fix(units, _because(node, f"{operator.operator} keeps what it reads: {operator.reason}"))
+                state.sets.fix(units, _because(node, f"it keeps what it reads: {operator.reason}"))
             return _staying(len(node.shape))
         case GroupNormOp():
             return _group_norm(state, node, operands[0], operator.groups)

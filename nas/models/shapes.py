@@ -177,7 +177,7 @@ def _rearranged(
 
 def _opaque(operator: OpaqueOp, operands: list[TensorShape], batch: int) -> TensorShape:
     expected = [shape.of(batch) for shape in operator.operand_shapes]
-    _require(operands == expected, f"{operator.operator} keeps the shapes {[list(shape) for shape in expected]}")
+    _require(operands == expected, f"it keeps the shapes {[list(shape) for shape in expected]}")
     return operator.shape.of(batch)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from textwrap import shorten
 
 from nicegui import ui
 
@@ -15,6 +16,8 @@ from server.dashboard.memoized_view import MemoizedView
 from server.dashboard.models.add_form import ModelForm
 from server.dashboard.models.report_card import shape_text
 from server.dashboard.polling import Poller
+
+_LONGEST = 160  # characters of an error in the list
 
 
 async def models_page(client: Client) -> None:
@@ -53,7 +56,7 @@ def _draw_model(model: UserModelSchema) -> None:
         text(f"{model.spec.source.label}; owner {model.owner}", "small muted")
     with div("small"):
         if model.error:
-            text(model.error.splitlines()[0][:160]).style("color: var(--c-bad)")
+            text(shorten(model.error.splitlines()[0], _LONGEST, placeholder=" …")).style("color: var(--c-bad)")
         elif model.status == "queued":
             text(model.waiting or "waiting for a worker", "muted")
         elif model.finished_at is not None:
