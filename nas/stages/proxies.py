@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from scipy.special import ndtr
 
 from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, one_hot
 from nas.core.cost_estimate import StageCost, average_duration, mean_seconds
@@ -31,6 +32,7 @@ from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 
 FAR = 10.0  # deviations: a score further away, or infinite, says no more than that
+COUNTED = ("params", "macs")  # which rank networks as well as many proxies do, and belong among them
 _BATCH = 8  # networks between two checkpoints
 
 
@@ -48,10 +50,14 @@ class ProxyScorer:
 
     def __call__(self, arch: Arch) -> list[float]:
         """One score per proxy, larger is better; -inf where a proxy gives a network up."""
+        costs = self.problem.space.costs(np.array([arch.genes]))
         resolution = self.problem.space.input_shape(arch)[1]
         ((x_BCHW, y),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
         module = self._net.subnet(arch)
-        scores = [score(name, module, x_BCHW, y, self._criterion.loss) for name in self.proxies]
+        scores = [
+            float(costs[name][0]) if name in COUNTED else score(name, module, x_BCHW, y, self._criterion.loss)
+            for name in self.proxies
+        ]
         return [-math.inf if math.isnan(s) else s for s in scores]
 
 
@@ -80,8 +86,11 @@ class Scores:
         return np.asarray(np.clip((scores_NP - self.centre_P) / self.spread_P, -FAR, FAR))
 
     def on_one_scale(self, scores_NP: Floats) -> Floats:
-        """The mean over proxies as a number from 0 to 100, where 50 is a usual network, shape (N,)."""
-        return np.asarray(100.0 / (1.0 + np.exp(-self.standard(scores_NP).mean(axis=1))))
+        """One score of all proxies, from 0 to 100, where 50 is a usual network, shape (N,): the geometric mean of the
+        shares of these networks that each score exceeds, so that no proxy may be low (as the sum of log ranks of Lee
+        and Ham, AZ-NAS, CVPR 2024; shares are those of a Gaussian, so that they tell the best apart)."""
+        shares_NP = np.maximum(ndtr(self.standard(scores_NP)), 1.0 / (len(self.genes_NG) + 1))
+        return np.asarray(100.0 * np.exp(np.log(shares_NP).mean(axis=1)))
 
     def dump(self) -> bytes:
         """As JSON, which has no infinities."""

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-ProxyName = Literal["grad_norm", "snip", "synflow", "jacob_cov", "naswot", "zen", "near"]
+ProxyName = Literal[
+    "grad_norm",
+    "snip",
+    "synflow",
+    "jacob_cov",
+    "naswot",
+    "zen",
+    "near",
+    "expressivity",
+    "progressivity",
+    "trainability",
+    "fisher_spectrum",
+    "params",
+    "macs",
+]
 
 
 def check_proxies(names: Sequence[str]) -> None:

@@ -3,14 +3,13 @@ are (Abdelfattah et al., ICLR 2021)."""
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.spec import SearchSpec, parse_spec
+from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
 
@@ -20,10 +19,12 @@ class ZeroCostParams(BaseModel):
     ``sampled`` random networks. ``explorer``: as in ``once_for_all``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    proxies: list[ProxyName] = Field(default=["synflow", "jacob_cov", "naswot"], min_length=1)
+    proxies: list[ProxyName] = Field(
+        default=["synflow", "jacob_cov", "expressivity", "trainability", "macs"], min_length=1
+    )
     images: int = Field(default=32, ge=2, le=4_096)
     sampled: int = Field(default=64, ge=8, le=10_000)
-    explorer: Literal["nsga2", "bayesian"] = "nsga2"
+    explorer: ExplorerName = "auto"
 
     @model_validator(mode="after")
     def _each_once(self) -> ZeroCostParams:

@@ -22,10 +22,11 @@ from nas.core.retraining import RetrainSpec
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, ReferenceSpec, SearchSpec, SpaceSpec
 from nas.core.spec import StrategySpec as Strategy
 from nas.engine import run_search, stage_names, stages_of
-from nas.explorers.bayesian import WarpedGP, _encode
+from nas.explorers.gaussian_process import WarpedGP
+from nas.explorers.gaussian_process import encode as inputs_of
 from nas.stages.fronts import front_of
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, Scores
-from nas.strategies.zero_cost import check
+from nas.strategies.zero_cost import ZeroCostParams, check
 from search_spaces.mobilenet_v3.space import build
 from tests.support.engine import RuleDevice, problem
 
@@ -73,7 +74,7 @@ def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
     assert all({"trained_accuracy", "test_accuracy"} <= p.metrics.keys() for p in front.members)
     assert len(state.exports) == 1
     correlations = state.finished["proxies"]["spearman"]
-    assert set(correlations) == {"synflow", "jacob_cov", "naswot"}
+    assert set(correlations) == set(ZeroCostParams().proxies)
     assert all(-1.0 <= r <= 1.0 for ranks in correlations.values() for r in ranks.values())
 
 
@@ -160,8 +161,8 @@ def test_proxies_help_the_accuracy_predictor_where_they_tell_something() -> None
     assert spearman(proxy_aware.proxies(unseen)[:, 0], truth(unseen)) > 0.8
 
     def ranks(values: object) -> float:
-        process = WarpedGP.fit(_encode(values, evaluated), -truth(evaluated))  # type: ignore[arg-type]
-        return spearman(-process.posterior(_encode(values, unseen))[0], truth(unseen))  # type: ignore[arg-type]
+        process = WarpedGP.fit(inputs_of(values, evaluated), -truth(evaluated))  # type: ignore[arg-type]
+        return spearman(-process.posterior(inputs_of(values, unseen))[0], truth(unseen))  # type: ignore[arg-type]
 
     assert ranks(proxy_aware) > ranks(space) + 0.05
 

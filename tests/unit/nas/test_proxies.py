@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.proxies import PROXIES, score
+from nas.proxies.blocks import block_outputs, gradient_passage, spectrum_entropy
+from nas.proxies.fisher_spectrum import decile_entropy, fisher_information
 
 
 def linear(rows: list[list[float]]) -> nn.Linear:
@@ -121,3 +124,83 @@ def test_a_wider_network_scores_higher(name: str) -> None:
 def test_an_unknown_proxy_is_refused() -> None:
     with pytest.raises(KeyError, match="magic"):
         score("magic", small_net(), *batch())
+
+
+# Blocks
+
+
+class Block(nn.Module):
+    """A part with a part of its own."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        out: Tensor = self.inner(x_BCHW)
+        return out
+
+
+def of_blocks(*inner: nn.Module) -> nn.Module:
+    return nn.Sequential(*map(Block, inner), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def test_a_map_of_rank_one_has_no_entropy_and_independent_channels_have_the_most() -> None:
+    rows = torch.randn(1, 1, 40, 40, generator=torch.Generator().manual_seed(0))
+    assert spectrum_entropy(rows * torch.tensor([1.0, -2.0, 3.0]).view(1, 3, 1, 1)) == pytest.approx(0.0, abs=1e-5)
+    white = torch.randn(4, 3, 60, 60, generator=torch.Generator().manual_seed(0))
+    assert spectrum_entropy(white) == pytest.approx(math.log(3.0), abs=1e-3)
+
+
+def test_a_block_that_passes_gradients_on_unscaled_is_trained_best() -> None:
+    gradients = torch.randint(0, 2, (4, 6, 30, 30), generator=torch.Generator().manual_seed(0)) * 2.0 - 1.0
+    rotation = torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(1)))[0]
+    rotated = torch.einsum("bchw,cd->bdhw", gradients, rotation)
+    assert gradient_passage(rotated, gradients) == pytest.approx(0.0, abs=0.02)
+    assert gradient_passage(5.0 * rotated, gradients) < -2.0
+    assert gradient_passage(0.1 * rotated, gradients) < -5.0
+    halved = torch.nn.functional.pixel_shuffle(gradients.repeat(1, 4, 1, 1) / 2.0, 2)  # of twice the height and width
+    assert math.isfinite(gradient_passage(halved, gradients))
+
+
+def test_a_block_that_does_nothing_cannot_be_trained() -> None:
+    x, y = batch()
+    assert score("trainability", of_blocks(nn.Conv2d(3, 6, 3), nn.Identity()), x, y) == -math.inf
+    assert math.isfinite(score("trainability", of_blocks(nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 1)), x, y))
+
+
+def test_progress_is_the_smallest_step_of_expressivity() -> None:
+    x, y = batch()
+    entropies = [spectrum_entropy(m) for m in block_outputs(of_blocks(*three_convolutions()), x)]
+    assert len(entropies) == 3
+    assert score("expressivity", of_blocks(*three_convolutions()), x, y) == pytest.approx(sum(entropies))
+    steps = [b - a for a, b in pairwise(entropies)]
+    assert score("progressivity", of_blocks(*three_convolutions()), x, y) == pytest.approx(min(steps))
+
+
+def three_convolutions() -> list[nn.Module]:
+    return [nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.ReLU()) for a, b in ((3, 4), (4, 8), (8, 16))]
+
+
+# Fisher information
+
+
+def test_the_fisher_information_of_a_linear_model_is_known() -> None:
+    """Of logits W x, d logits / d w_k is x in row k: F = mean x x' (x) C."""
+    x_BI = torch.randn(50, 2, generator=torch.Generator().manual_seed(0)).double()
+    jacobian = torch.einsum("kl,bi->bkli", torch.eye(3, dtype=torch.float64), x_BI).reshape(50, 3, 6)
+    probability = torch.full((50, 3), 1 / 3, dtype=torch.float64)
+    covariance = torch.eye(3, dtype=torch.float64) / 3 - 1 / 9
+    expected = torch.kron(covariance, x_BI.T @ x_BI / 50)
+    assert torch.allclose(fisher_information(jacobian, probability), expected)
+
+
+def test_equal_eigenvalues_have_the_highest_entropy() -> None:
+    assert decile_entropy(torch.eye(20, dtype=torch.float64)) == pytest.approx(math.log(9.0))
+    assert decile_entropy(torch.diag(torch.linspace(0.0, 1.0, 20, dtype=torch.float64) ** 4)) < math.log(9.0) - 0.3
+    assert decile_entropy(torch.zeros(4, 4, dtype=torch.float64)) == 0.0
+
+
+def test_the_spectrum_of_a_network_is_between_its_limits() -> None:
+    x, y = batch()
+    assert 3.0 < score("fisher_spectrum", small_net(), x, y) <= 4.0  # of three tensors of weights

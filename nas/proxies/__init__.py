@@ -4,7 +4,7 @@ They are hints, never a verdict: parameters and MACs rank about as well (Krishna
 2022) and belong beside them in every comparison. A proxy leaves the network bitwise as it was, its batch-norm
 statistics and its mode included. Sources: snip, synflow, grad_norm, jacob_cov as in Abdelfattah et al., Zero-Cost
 Proxies for Lightweight NAS (ICLR 2021); naswot: Mellor et al., ICML 2021; zen: Lin et al., ICCV 2021; near: Husistein
-et al., 2024.
+et al., 2024; those of ``blocks`` and ``fisher_spectrum`` as said there.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from nas.proxies.blocks import expressivity, progressivity, trainability
+from nas.proxies.fisher_spectrum import fisher_spectrum
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 LabelLoss = Callable[[Tensor, Tensor], Tensor]  # of outputs and labels
@@ -152,6 +155,10 @@ PROXIES: Mapping[str, Proxy] = {
     "naswot": naswot,
     "zen": zen,
     "near": near,
+    "expressivity": expressivity,
+    "progressivity": progressivity,
+    "trainability": trainability,
+    "fisher_spectrum": fisher_spectrum,
 }
 
 
