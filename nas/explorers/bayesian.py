@@ -1,146 +1,90 @@
-"""Bayesian optimisation with Gaussian processes over networks.
+"""Bayesian optimisation with Gaussian processes over networks (``nas.explorers.gaussian_process``).
 
-The processes take a space's structural features (``accuracy_features``, an optional method of a space), or genes and
-costs, with a Matérn 5/2 kernel; length scale and noise maximise the posterior. The acquisition function is expected
-improvement for one objective; expected hypervolume improvement for two of which one is exact (Emmerich et al., 2006;
-the exact one makes it a sum over the steps of the front); optimistic random scalarisations otherwise (after ParEGO,
-Knowles, 2006). A batch is chosen sequentially, with each chosen network set to its posterior mean. Evaluations are
-noisy, so the posterior mean is a better estimate of a network than its own evaluation.
+The acquisition function is expected improvement for one objective; expected hypervolume improvement for two of which
+one is exact (Emmerich et al., 2006; the exact one makes it a sum over the steps of the front); optimistic random
+scalarisations otherwise (after ParEGO, Knowles, 2006). A batch is chosen sequentially, with each chosen network set to
+its posterior mean. Evaluations are noisy, so the posterior mean is a better estimate of a network than its own
+evaluation. The first networks are those of ``nas.explorers.initial_design``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg import solve_triangular
 from scipy.special import ndtr
 
-from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, crossover, every, mutate, one_hot, sample, space_size
+from nas.core.arch import LISTABLE, Floats, Genes, choice_counts, crossover, every, mutate, sample, space_size
 from nas.core.pareto import non_dominated
 from nas.core.ports import History, SearchSpace
+from nas.explorers.gaussian_process import Float32s, WarpedGP, encode, rows_to_fit
+from nas.explorers.initial_design import ExactLosses, initial_design
 from nas.explorers.random import fresh
 from nas.explorers.random import propose as propose_random
 
-# Losses (N, M) that need no evaluation, NaN for those that do, and constraint violation (N,).
-ExactLosses = Callable[[Genes], tuple[Floats, Floats]]
 RowIndex = NDArray[np.int64]
-Float32s = NDArray[np.float32]
 
-MIN_EVALUATIONS = 5  # evaluations before the process is used
-MAX_FITTED = 400  # evaluations that the process is fitted to: the cost of a fit is cubic
-SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # squared length scales, by the median squared distance of two random networks
-NOISES = (0.003, 0.01, 0.03, 0.1, 0.3)  # noise variance by the signal's
+MIN_EVALUATIONS = 4  # evaluations before the process is used
+_STRETCHES = 8  # of losses above the cheapest network of a front
 
 
 def propose(
-    space: SearchSpace, history: History, rng: np.random.Generator, n: int, exact: ExactLosses | None = None
+    space: SearchSpace,
+    history: History,
+    rng: np.random.Generator,
+    n: int,
+    exact: ExactLosses | None = None,
+    reference_M: Floats | None = None,
 ) -> Genes:
     """``n`` distinct canonical networks that are not in ``history``, the most promising first, shape (n, G).
 
-    Without ``exact``, every loss and the violation are modelled from the history. Raises InvalidInput when the space
+    Without ``exact``, every loss and the violation are modelled from the history. ``reference_M``: of hypervolumes,
+    None where it is not known. Raises InvalidInput when the space
     has too few networks left.
     """
     if len(history.genes_NG) < MIN_EVALUATIONS:
-        return propose_random(space, history, rng, n)
-    models = ObjectiveModels.fit(space, history, exact)
-    pool = _listed_pool(space, history) if space_size(space.decisions) <= LISTABLE else _evolved_pool(models, rng)
+        if exact is None:
+            return propose_random(space, history, rng, n)
+        return initial_design(space, history, rng, n, exact, reference_M)
+    models = ObjectiveModels.fit(space, history, exact, reference_M)
+    pool = _listed_pool(models) if space_size(space.decisions) <= LISTABLE else _evolved_pool(models, rng)
     batches = iter([_select_batch(models, pool, rng, n)])
     return fresh(space, history, rng, n, lambda size: next(batches, sample(space.decisions, rng, size)))
 
 
 @dataclass(frozen=True)
-class WarpedGP:
-    """A Gaussian process of one loss, fitted in closed form on the standardised ``log(1 + (loss - low) / width)``: the
-    warping compresses differences among losses far from the best."""
-
-    low: float
-    width: float
-    shift: float
-    spread: float
-    train_NF: Float32s
-    scale: float
-    noise: float
-    variance: float
-    lower_NN: Float32s
-    weights_N: Floats
-
-    @staticmethod
-    def fit(features_NF: Float32s, losses_N: Floats) -> WarpedGP:
-        """The mode over ``SCALES`` and ``NOISES``, under a broad prior around 4 and 0.03."""
-        low = float(losses_N.min())
-        width = float(np.median(losses_N)) - low or 1.0
-        warped_N = np.log1p((losses_N - low) / width)
-        shift, spread = float(warped_N.mean()), float(warped_N.std()) or 1.0
-        target_N = (warped_N - shift) / spread
-        distance_NN = _distances(features_NF, features_NF).astype(np.float64)
-        best: tuple[float, WarpedGP] | None = None
-        for scale in SCALES:
-            kernel_NN = _matern(distance_NN / scale)
-            for noise in NOISES:
-                lower_NN = np.linalg.cholesky(kernel_NN + noise * np.eye(len(target_N)))
-                half_N = solve_triangular(lower_NN, target_N, lower=True)
-                variance = float(half_N @ half_N) / len(target_N) + 1e-12
-                evidence = -0.5 * len(target_N) * np.log(variance) - float(np.log(np.diag(lower_NN)).sum())
-                evidence -= 0.5 * (np.log(noise / 0.03) / 1.5) ** 2 + 0.5 * np.log(scale / 4.0) ** 2
-                if best is None or evidence > best[0]:
-                    weights_N = solve_triangular(lower_NN, half_N, lower=True, trans="T")
-                    fitted = (scale, noise, variance, lower_NN.astype(np.float32), weights_N)
-                    best = evidence, WarpedGP(low, width, shift, spread, features_NF, *fitted)
-        assert best is not None
-        return best[1]
-
-    def warp(self, losses_N: Floats) -> Floats:
-        """From losses to the warped scale; values below the best evaluated loss are extrapolated, down to -0.99."""
-        ratio_N = np.maximum((losses_N - self.low) / self.width, -0.99)
-        return np.asarray((np.log1p(ratio_N) - self.shift) / self.spread)
-
-    def unwarp(self, warped_N: Floats) -> Floats:
-        """From the warped scale to losses."""
-        return np.asarray(self.low + self.width * np.expm1(np.clip(warped_N * self.spread + self.shift, -5.0, 50.0)))
-
-    def posterior(self, features_KF: Float32s) -> tuple[Floats, Float32s]:
-        """Mean (K,) and the whitened covariance with the evaluated networks (N, K), both on the warped scale."""
-        cross_KN = _matern(_distances(features_KF, self.train_NF) / np.float32(self.scale))
-        half_NK = solve_triangular(self.lower_NN, cross_KN.T, lower=True, check_finite=False)
-        return np.asarray(cross_KN @ self.weights_N, dtype=np.float64), half_NK
-
-
-@dataclass(frozen=True)
 class ObjectiveModels:
-    """A process per modelled loss (by column), and one of the violation where that is not exact."""
+    """A process per modelled loss (by column), and one of the violation where that is not exact. ``reference_M``: of
+    hypervolumes."""
 
     space: SearchSpace
     history: History
     exact: ExactLosses | None
     processes: dict[int, WarpedGP]
     violation: WarpedGP | None
+    reference_M: Floats | None = None
 
     @staticmethod
-    def fit(space: SearchSpace, history: History, exact: ExactLosses | None) -> ObjectiveModels:
-        """Fit to the whole history; to a long one's latest ``MAX_FITTED`` / 2 evaluations and an even sample of the
-        earlier."""
-        n = len(history.genes_NG)
-        rows = np.arange(n)
-        if n > MAX_FITTED:
-            older = np.linspace(0, n - MAX_FITTED // 2 - 1, MAX_FITTED // 2).round().astype(np.int64)
-            rows = np.concatenate([older, np.arange(n - MAX_FITTED // 2, n)])
-        features_NF = _encode(space, history.genes_NG[rows])
+    def fit(
+        space: SearchSpace, history: History, exact: ExactLosses | None, reference_M: Floats | None = None
+    ) -> ObjectiveModels:
+        """Fit to the history, or to a part of a long one."""
+        rows = rows_to_fit(len(history.genes_NG))
+        inputs_NF = encode(space, history.genes_NG[rows])
         if exact is None:
             modelled = list(range(history.losses_NM.shape[1]))
         else:
             modelled = np.flatnonzero(np.isnan(exact(history.genes_NG[:1])[0][0])).tolist()
-        processes = {c: WarpedGP.fit(features_NF, history.losses_NM[rows, c]) for c in modelled}
+        processes = {c: WarpedGP.fit(inputs_NF, history.losses_NM[rows, c]) for c in modelled}
         broken = exact is None and bool((history.violation_N > 0).any())
-        violation = WarpedGP.fit(features_NF, history.violation_N[rows]) if broken else None
-        return ObjectiveModels(space, history, exact, processes, violation)
+        violation = WarpedGP.fit(inputs_NF, history.violation_N[rows]) if broken else None
+        return ObjectiveModels(space, history, exact, processes, violation, reference_M)
 
     def encode(self, genes_NG: Genes) -> Float32s:
-        """The input features of the processes, shape (N, F)."""
-        return _encode(self.space, genes_NG)
+        """The inputs of the processes, shape (N, F)."""
+        return encode(self.space, genes_NG)
 
     def exact_losses(self, genes_NG: Genes) -> tuple[Floats, Floats]:
         """Exact losses, NaN for modelled ones, and the exact or modelled violation."""
@@ -169,7 +113,8 @@ class _PoolPosterior:
     def __init__(self, process: WarpedGP, features_UF: Float32s) -> None:
         self.process, self.features_UF = process, features_UF
         self.mean_U, self.half_NU = process.posterior(features_UF)
-        self.share_U = np.maximum(1.0 - np.einsum("nu,nu->u", self.half_NU, self.half_NU), 1e-6)
+        explained_U = np.einsum("nu,nu->u", self.half_NU, self.half_NU)
+        self.share_U = np.maximum(1.0 - explained_U, 1e-6)
 
     def sd(self) -> Floats:
         """Posterior standard deviation, without evaluation noise."""
@@ -177,7 +122,7 @@ class _PoolPosterior:
 
     def condition_on_mean(self, row: int) -> None:
         """Condition on an evaluation of these features at the posterior mean."""
-        cross_U = _matern(_distances(self.features_UF, self.features_UF[row : row + 1])[:, 0] / self.process.scale)
+        cross_U = self.process.covariance(self.features_UF, self.features_UF[row : row + 1])[:, 0]
         change_U = cross_U - self.half_NU.T @ self.half_NU[:, row]
         change_U /= np.sqrt(max(float(change_U[row]), 1e-6) + self.process.noise)
         self.half_NU = np.concatenate([self.half_NU, change_U[None].astype(np.float32)])
@@ -196,7 +141,8 @@ def _select_batch(models: ObjectiveModels, pool: Pool, rng: np.random.Generator,
         if not feasible.any() or len(evaluated_NM) == 0:
             score_K = -violation_K + 1e-3 * rng.random(len(violation_K))
         else:
-            score_K = np.where(feasible, _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, rng), -np.inf)
+            gain_K = _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, models.reference_M, rng)
+            score_K = np.where(feasible, gain_K, -np.inf)
             score_K[~feasible] = -1e9 - violation_K[~feasible]
         score_K[selected] = -np.inf
         best = int(np.argmax(score_K))
@@ -227,6 +173,7 @@ def _acquisition(
     row_K: RowIndex,
     exact_KM: Floats,
     evaluated_NM: Floats,
+    reference_M: Floats | None,
     rng: np.random.Generator,
 ) -> Floats:
     """Acquisition value of each network of the pool, shape (K,)."""
@@ -237,7 +184,9 @@ def _acquisition(
         return _improvement(best, posterior.mean_U, posterior.sd())[row_K]
     if m == 2 and len(posteriors) == 1:
         ((column, posterior),) = posteriors.items()
-        return _volume_gain(posterior, row_K, exact_KM[:, 1 - column], evaluated_NM[:, [1 - column, column]])
+        order = [1 - column, column]
+        reference_2 = None if reference_M is None else reference_M[order]
+        return _volume_gain(posterior, row_K, exact_KM[:, order[0]], evaluated_NM[:, order], reference_2)
     optimistic_KM = exact_KM.copy()
     for column, posterior in posteriors.items():
         optimistic_KM[:, column] = posterior.process.unwarp(posterior.mean_U - posterior.sd())[row_K]
@@ -252,21 +201,35 @@ def _improvement(best: float | Floats, mean_U: Floats, sd_U: Floats) -> Floats:
     return np.asarray((best - mean_U) * ndtr(u) + sd_U * np.exp(-0.5 * u * u) / np.sqrt(2.0 * np.pi))
 
 
-def _volume_gain(posterior: _PoolPosterior, row_K: RowIndex, cost_K: Floats, evaluated_N2: Floats) -> Floats:
-    """Expected hypervolume improvement; of the two losses the first is exact. The reference is a tenth of the range
-    beyond the worst. A step of the front is a stretch of the second loss whose cheapest network is known: a candidate
-    gains the stretch that it reaches times what it is cheaper."""
-    worst_2 = evaluated_N2.max(axis=0)
-    worst_2 = worst_2 + 0.1 * (worst_2 - evaluated_N2.min(axis=0)) + 1e-9
+def _volume_gain(
+    posterior: _PoolPosterior,
+    row_K: RowIndex,
+    cost_K: Floats,
+    evaluated_N2: Floats,
+    reference_2: Floats | None = None,
+) -> Floats:
+    """Expected hypervolume improvement; of the two losses the first is exact. Without a reference, or where no network
+    is better than that, it is a tenth of the range beyond the worst. A step of the front is a stretch of the second
+    loss whose cheapest network is known: a candidate gains the stretch that it reaches times what it is cheaper."""
+    if reference_2 is not None and (evaluated_N2 < reference_2).all(axis=1).any():
+        worst_2, evaluated_N2 = reference_2, evaluated_N2[(evaluated_N2 < reference_2).all(axis=1)]
+    else:
+        worst_2 = evaluated_N2.max(axis=0)
+        worst_2 = worst_2 + 0.1 * (worst_2 - evaluated_N2.min(axis=0)) + 1e-9
+    process = posterior.process
     front = np.unique(evaluated_N2[non_dominated(evaluated_N2)], axis=0)  # cost rises, loss falls
-    bottom = min(posterior.process.low - 0.5 * posterior.process.width, float(front[-1, 1]) - 1e-9)
-    tops, bottoms = np.concatenate([worst_2[1:], front[:, 1]]), np.append(front[:, 1], bottom)
-    costs = np.append(front[:, 0], worst_2[0])
-    warped_tops, warped_bottoms = posterior.process.warp(tops), posterior.process.warp(bottoms)
+    bottom = min(process.low - 0.5 * process.width, float(front[-1, 1]) - 1e-9)
+    # The stretch above the cheapest network is long, and its warped scale far from linear.
+    warped_top, warped_first = process.warp(np.array([worst_2[1], front[0, 1]])).tolist()
+    above = process.unwarp(np.linspace(warped_top, warped_first, _STRETCHES + 1))[1:-1]
+    tops = np.concatenate([worst_2[1:], above, front[:, 1]])
+    bottoms = np.concatenate([above, front[:, 1], [bottom]])
+    costs = np.concatenate([np.full(len(above), front[0, 0]), front[:, 0], worst_2[:1]])
+    warped_tops, warped_bottoms = process.warp(tops), process.warp(bottoms)
     slope = (tops - bottoms) / np.maximum(warped_tops - warped_bottoms, 1e-9)
     mean_K, sd_K = posterior.mean_U[row_K], posterior.sd()[row_K]
-    standing_K = tops[np.searchsorted(front[:, 0], cost_K, side="right")]  # the loss to better at this cost
-    able = np.flatnonzero((mean_K - 3.0 * sd_K < posterior.process.warp(standing_K)) & (cost_K < worst_2[0]))
+    standing = np.append(worst_2[1], front[:, 1])[np.searchsorted(front[:, 0], cost_K, side="right")]
+    able = np.flatnonzero((mean_K - 3.0 * sd_K < process.warp(standing)) & (cost_K < worst_2[0]))
     mean_A1, sd_A1 = mean_K[able, None], sd_K[able, None]
     reach = _improvement(np.append(warped_tops, warped_bottoms[-1])[None], mean_A1, sd_A1)
     stretches = np.maximum(reach[:, :-1] - reach[:, 1:], 0.0)
@@ -276,9 +239,10 @@ def _volume_gain(posterior: _PoolPosterior, row_K: RowIndex, cost_K: Floats, eva
     return gain_K
 
 
-def _listed_pool(space: SearchSpace, history: History) -> Pool:
-    genes_KG, features_UF, row_K, keys_K, weights_G = _listed(space)  # type: ignore[arg-type]
-    new = ~np.isin(keys_K, history.genes_NG @ weights_G)
+def _listed_pool(models: ObjectiveModels) -> Pool:
+    listed = _listed(models.space)  # type: ignore[arg-type]
+    genes_KG, features_UF, row_K, keys_K, weights_G = listed
+    new = ~np.isin(keys_K, models.history.genes_NG @ weights_G)
     return Pool(genes_KG[new], features_UF, row_K[new])
 
 
@@ -290,7 +254,7 @@ def _listed(space: SearchSpace) -> tuple[Genes, Float32s, RowIndex, RowIndex, Ro
     canonical_KG = space.canonical(every(space.decisions))
     _, first = np.unique(canonical_KG @ weights_G, return_index=True)
     genes_KG = canonical_KG[first]
-    features_UF, row_K = np.unique(_encode(space, genes_KG), axis=0, return_inverse=True)
+    features_UF, row_K = np.unique(encode(space, genes_KG), axis=0, return_inverse=True)
     return genes_KG, features_UF, row_K.reshape(-1), genes_KG @ weights_G, weights_G
 
 
@@ -328,49 +292,10 @@ def _top(models: ObjectiveModels, pool: Pool, evaluated_NM: Floats, rng: np.rand
     shares = []
     for _ in range(4 if len(evaluated_NM) else 1):  # scalarisations are drawn anew
         score_K = (
-            _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, rng) if len(evaluated_NM) else -violation_K
+            _acquisition(posteriors, pool.row_K, exact_KM, evaluated_NM, models.reference_M, rng)
+            if len(evaluated_NM)
+            else -violation_K
         )
         order = np.lexsort((-score_K, violation_K))
         shares.append(order[: max(1, n // 4)])
     return pool.genes_KG[np.unique(np.concatenate(shares))]
-
-
-def _encode(space: SearchSpace, genes_NG: Genes) -> Float32s:
-    """The space's accuracy features if it has any, else one-hot genes and logarithmic costs;
-    the median squared distance of two random networks is 1."""
-    centre_F, spread_F = _measures(space)  # type: ignore[arg-type]
-    return np.asarray((_raw(space, genes_NG) - centre_F) / spread_F, dtype=np.float32)
-
-
-def _raw(space: SearchSpace, genes_NG: Genes) -> Floats:
-    accuracy_features = space.accuracy_features
-    if accuracy_features is not None:
-        return np.asarray(accuracy_features(genes_NG), dtype=np.float64)
-    costs = space.costs(genes_NG)
-    logs = np.log(np.stack([costs["macs"], costs["params"]], axis=1) + 1.0)
-    return np.concatenate([one_hot(space.decisions, space.canonical(genes_NG)), logs], axis=1)
-
-
-@lru_cache(maxsize=16)  # spaces are immutable
-def _measures(space: SearchSpace) -> tuple[Floats, Floats]:
-    """Centre and spread of each feature. Costs are made standard, and all of them divided by the square root of the
-    median squared distance of two random networks."""
-    raw_NF = _raw(space, space.canonical(sample(space.decisions, np.random.default_rng(0), 1000)))
-    centre_F, spread_F = np.zeros(raw_NF.shape[1]), np.ones(raw_NF.shape[1])
-    if space.accuracy_features is None:
-        centre_F[-2:], spread_F[-2:] = raw_NF[:, -2:].mean(axis=0), np.maximum(raw_NF[:, -2:].std(axis=0), 1e-9)
-    scaled_NF = (raw_NF - centre_F) / spread_F
-    typical = float(np.median(((scaled_NF[:500] - scaled_NF[500:]) ** 2).sum(axis=1)))
-    return centre_F, spread_F * np.sqrt(max(typical, 1e-9))
-
-
-def _distances(a_NF: Float32s, b_KF: Float32s) -> Float32s:
-    """Squared distances, shape (N, K)."""
-    squares = (a_NF * a_NF).sum(axis=1)[:, None] + (b_KF * b_KF).sum(axis=1) - 2.0 * a_NF @ b_KF.T
-    return np.asarray(np.maximum(squares, 0.0))
-
-
-def _matern(distance: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Matérn 5/2 correlation at a squared distance."""
-    r = np.sqrt(5.0 * distance)
-    return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))

@@ -1,10 +1,11 @@
 """Exploring: the explorer proposes architectures, the supernet scores them; random search is the baseline.
 
-In each round a model of accuracy is fitted to every subnet scored so far and searched together with the latency
-predictor: by NSGA-II over a surrogate, whose front's least crowded unseen members are scored with the supernet, or by
-the Bayesian explorer, which also proposes where the model is uncertain. The random-search baseline scores as many
-subnets of the same supernet in the same round, so both curves share their x axis. In a search by zero-cost proxies,
-proxies score architectures in place of the supernet, and no accuracy is estimated.
+The first networks are those that exact costs and size speak for (``nas.explorers.initial_design``). After them, a model
+of accuracy is fitted in each round to every subnet scored so far and searched together with the latency predictor: by
+the Bayesian explorer, which also proposes where the model is uncertain, or, where evaluations are many, by NSGA-II over
+a surrogate, whose front's least crowded unseen members are scored with the supernet. The random-search baseline scores
+as many subnets of the same supernet in the same round, so both curves share their x axis. In a search by zero-cost
+proxies, proxies score architectures in place of the supernet, and no accuracy is estimated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, choice_counts, neighbours, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, neighbours, sample
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.events import (
     Candidate,
@@ -33,14 +34,16 @@ from nas.core.metrics import METRICS
 from nas.core.ports import History, Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
+from nas.explorers.automatic import ExplorerName, chosen_explorer, round_sizes
 from nas.explorers.distortion_aware import DistortionAwareSpace
+from nas.explorers.initial_design import ExactLosses, initial_design
 from nas.explorers.quality_surrogate import QualitySurrogate
 from nas.objectives import cheap_metrics, extrapolated, losses, on_devices, violation
 from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
-from nas.stages.results import DiscretizeResult, ExploreResult, SensitivityResult
+from nas.stages.results import DiscretizeResult, EstimateResult, ExploreResult, SensitivityResult
 from nas.stages.scores import measured_by
 from nas.stages.sensitivity import measured_distortions
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
@@ -51,7 +54,8 @@ Score = Callable[[Arch], dict[str, float]]
 
 @dataclass(frozen=True)
 class ExploreStage:
-    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in ``rounds``.
+    """Scores ``spec.budget.evaluations`` subnets by search and as many by random search, in rounds
+    (``nas.explorers.automatic``); ``rounds``: in at most so many.
 
     Networks that a stage ``derive`` has found are the first that the search scores. ``proxies``: the stage before that
     scored networks by zero-cost proxies, if they steer this one. Where each device of a fleet has a front, they take
@@ -60,10 +64,10 @@ class ExploreStage:
     ``rescore``: so are networks that the search inherits, which may have been adapted.
     """
 
-    rounds: int = 8
+    rounds: int | None = None
     population: int = 96
     generations: int = 60
-    explorer: Literal["nsga2", "bayesian"] = "nsga2"
+    explorer: ExplorerName = "auto"
     proxies: ProxyStage | None = None
     adapt_images: int = 0
     rescore: bool = False
@@ -81,7 +85,7 @@ class ExploreStage:
             state = fold(state, event)
             yield event
         inherited_by_origin = {o: len([p for p in problem.inherited if p.origin == o]) for o in ("search", "baseline")}
-        sizes = [len(part) for part in np.array_split(np.arange(budget), min(self.rounds, budget))]
+        sizes = self._round_sizes(problem)
         for number, size in enumerate(sizes):
             done = sum(sizes[:number])
             if len(state.of("search")) - inherited_by_origin["search"] > done:
@@ -147,7 +151,7 @@ class ExploreStage:
         total += (
             DurationRange(scoring.smallest_s, scoring.span.seconds, scoring.largest_s) * budget + scoring.span * budget
         )
-        rounds = min(self.rounds, budget)
+        rounds = len(self._round_sizes(problem))
         history = _made_up(problem, min(len(problem.inherited) + budget // 2, 2_000))
         rng = np.random.default_rng(0)
         proposal_size = max(1, budget // rounds // len(problem.spec.views))
@@ -156,6 +160,15 @@ class ExploreStage:
         proposals = min(budget, len(problem.spec.views) * (rounds if problem.inherited else rounds - 1))
         total += DurationRange.exact(propose_s) * proposals
         return StageCost.of(self.name, total, 2 * budget, scoring.count, "subnets")
+
+    def _explorer(self, problem: Problem) -> Literal["nsga2", "bayesian"]:
+        return chosen_explorer(self.explorer, problem.spec.budget.evaluations + len(problem.inherited) // 2)
+
+    def _round_sizes(self, problem: Problem) -> tuple[int, ...]:
+        budget = problem.spec.budget.evaluations
+        if self.rounds is None:
+            return round_sizes(self._explorer(problem), budget)
+        return tuple(len(part) for part in np.array_split(np.arange(budget), min(self.rounds, budget)))
 
     def _turns(
         self, problem: Problem, state: SearchState, done: int, size: int
@@ -187,12 +200,11 @@ class ExploreStage:
         derived_NG = _derived(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in candidates}:
             return _around(space, history, derived_NG, rng, n)
+        exact, reference_M = _exact_losses(problem), _reference(problem, state)
+        if self._explorer(problem) == "bayesian":
+            return bayesian.propose(space, history, rng, n, exact, reference_M)
         if not candidates:
-            counts = choice_counts(space.decisions)
-            extremes = space.canonical(np.stack([np.zeros_like(counts), counts - 1]))
-            return np.concatenate([extremes, random.propose(space, history, rng, n)])[:n]
-        if self.explorer == "bayesian":
-            return bayesian.propose(space, history, rng, n, _exact_losses(problem))
+            return initial_design(space, history, rng, n, exact, reference_M)
         genes_NG = as_genes([p.arch for p in candidates])
         front, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
         proposed_NG = spread(front.genes_NG, front.losses_NM, genes_NG, n)
@@ -258,7 +270,19 @@ def surrogate_front(
     return front, evaluate
 
 
-def _exact_losses(problem: Problem) -> bayesian.ExactLosses:
+def _reference(problem: Problem, state: SearchState) -> Floats | None:
+    """The reference point of hypervolumes as losses, shape (M,), None where the search has not estimated it."""
+    profiled = EstimateResult.read(state.finished)
+    if profiled is None or profiled.reference is None:
+        return None
+    by, quality = guide(problem, state), problem.spec.task.objective
+    worst = {o: float(value) for o, value in profiled.reference.items()}
+    if METRICS[by].goal == "max":
+        worst[quality] = 0.0 if by == "proxy_score" else -worst[quality]
+    return np.array([worst[o.name] for o in problem.spec.objectives])
+
+
+def _exact_losses(problem: Problem) -> ExactLosses:
     """All objectives and bounds but those on the quality."""
 
     def tell(genes_NG: Genes) -> tuple[Floats, Floats]:
@@ -288,16 +312,26 @@ def _derived(state: SearchState) -> Genes:
 
 
 def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
-    """``n`` networks that are not in ``history``: the derived, the two extreme ones, neighbours of the derived, and
-    beyond these random ones."""
-    counts = choice_counts(space.decisions)
+    """``n`` networks that are not in ``history``: the derived, from the middle of their sizes outwards, then neighbours
+    of them, and beyond these random ones."""
     near = [rng.permutation(neighbours(space.decisions, genes_G.tolist())) for genes_G in derived_NG]
-    ordered_batches = iter([np.concatenate([derived_NG, np.stack([np.zeros_like(counts), counts - 1]), *near])])
+    ordered_batches = iter([np.concatenate([_middle_first(space, derived_NG), *near])])
 
     def draw(size: int) -> Genes:
         return next(ordered_batches, sample(space.decisions, rng, size))
 
     return random.fresh(space, history, rng, n, draw)
+
+
+def _middle_first(space: SearchSpace, genes_NG: Genes) -> Genes:
+    """The networks by MACs: that in the middle, then the middle of each half, and so on."""
+    order, parts = [], [np.argsort(space.costs(genes_NG)["macs"], kind="stable")]
+    while parts:
+        part = parts.pop(0)
+        middle = len(part) // 2
+        order.append(part[middle])
+        parts += [half for half in (part[middle + 1 :], part[:middle]) if len(half)]
+    return genes_NG[order]
 
 
 def _guided(problem: Problem, resources: Resources, state: SearchState) -> Problem:

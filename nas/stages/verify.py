@@ -12,6 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
+from nas.core.arch import as_genes
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration
 from nas.core.device import Measurement, NotMeasuredYet
 from nas.core.events import (
@@ -33,9 +36,10 @@ from nas.core.ports import Problem, Resources, TargetDevice
 from nas.core.references import reference_archs
 from nas.core.spec import SearchSpec
 from nas.core.tasks import Task
+from nas.explorers.final_choice import shrunk_losses
 from nas.export import to_onnx
 from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
-from nas.stages.fronts import front_of, front_summary, state_on
+from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.results import VerifyResult
 from nas.stages.scores import measured_by
 from nas.stages.subnets import Subnets, load_subnets
@@ -215,8 +219,9 @@ def _references(problem: Problem, state: SearchState) -> list[Candidate]:
 
 def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> list[Candidate]:
     """The networks of one origin that are worth measuring: its estimated front, then the front of what remains, and so
-    on, until ``n``. Measured values play no part, so a restart chooses the same. After retraining, only networks that
-    were retrained are left, and what they have reached stands for what was estimated."""
+    on, until ``n``. Estimates are shrunk by their fitted noise (``nas.explorers.final_choice``). Measured values play
+    no part, so a restart chooses the same. After retraining, only networks that were retrained are left, and what they
+    have reached stands for what was estimated."""
     points = state.of(origin)
     if "retrain" in state.finished:
         points = [p for p in points if problem.spec.task.trained in p.metrics]
@@ -224,15 +229,13 @@ def candidates(problem: Problem, state: SearchState, origin: Origin, n: int) -> 
     before = dict(unverified(state))
     if "retrain" in before:  # zero-cost proxies have done what they can
         before.pop("proxies", None)
+    trained = problem.spec.task if "retrain" in state.finished else None
+    estimates = [_estimates(p, trained) for p in points]
+    if trained is None:
+        estimates = _shrunk(problem, guiding_metric(before) or problem.spec.task.estimated, points, estimates)
     remaining = {
-        p.key: Candidate(
-            p.arch,
-            p.origin,
-            _estimates(p, problem.spec.task if "retrain" in state.finished else None),
-            promised_ms=p.promised_ms,
-            extrapolated=p.extrapolated,
-        )
-        for p in points
+        p.key: Candidate(p.arch, p.origin, metrics, promised_ms=p.promised_ms, extrapolated=p.extrapolated)
+        for p, metrics in zip(points, estimates, strict=True)
     }
     while remaining and len(ranked) < n:
         layer = front_of(problem.spec, SearchState(finished=before, candidates=remaining))
@@ -298,6 +301,17 @@ def _estimates(point: Candidate, retrained_for: Task | None) -> dict[str, float]
     if retrained_for is None:
         return unmeasured
     return {**unmeasured, retrained_for.estimated: unmeasured[retrained_for.trained]}
+
+
+def _shrunk(
+    problem: Problem, metric: str, points: Sequence[Candidate], estimates: Sequence[dict[str, float]]
+) -> list[dict[str, float]]:
+    """The estimates with the metric that guides the search drawn towards what networks like each other suggest."""
+    sign = -1.0 if METRICS[metric].goal == "max" else 1.0
+    rows = [i for i, metrics in enumerate(estimates) if metric in metrics]
+    genes_NG, losses_N = as_genes([points[i].arch for i in rows]), sign * np.array([estimates[i][metric] for i in rows])
+    shrunk = dict(zip(rows, (sign * shrunk_losses(problem.space, genes_NG, losses_N)).tolist(), strict=True))
+    return [{**metrics, metric: shrunk[i]} if i in shrunk else metrics for i, metrics in enumerate(estimates)]
 
 
 def unverified(state: SearchState) -> StageResults:

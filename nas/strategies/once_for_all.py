@@ -10,11 +10,14 @@ from pydantic import Field, model_validator
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.rank_correlation import check_rank_networks, rank_networks_of
 from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
+from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
 
+_MEAN_SUBNETS = {"progressive": 1.5, "sandwich": 4.0}  # per step of training, at least
 _FIRST_PHASE = 0.4  # of the epochs of progressive shrinking (``nas.training.progressive.SHORT``)
 
 
@@ -22,8 +25,12 @@ class OnceForAllParams(RecipeFields):
     """``schedule``: progressive shrinking, or the sandwich rule. ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
-    scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure. The
-    process also learns from zero-cost ``proxies``, by which ``proxy_networks`` random networks are scored.
+    scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure; by
+    default the process, unless evaluations are so many that it is not worth its time. The process also learns from
+    zero-cost ``proxies``, by which ``proxy_networks`` random networks are scored.
+
+    ``rank_networks`` are trained from scratch, for ``rank_epochs`` each, to see how far the ranking can be trusted; 0:
+    none. By default a dozen, if that takes less than a tenth of the supernet's training.
     """
 
     schedule: Literal["progressive", "sandwich"] = "progressive"
@@ -33,10 +40,18 @@ class OnceForAllParams(RecipeFields):
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
     distillation: float = Field(default=1.0, ge=0, le=100)
     checkpoint_s: float = Field(default=10.0, gt=0)
-    explorer: Literal["nsga2", "bayesian"] = "nsga2"
+    explorer: ExplorerName = "auto"
     proxies: list[ProxyName] = Field(default_factory=list)
     proxy_networks: int = Field(default=128, ge=8, le=10_000)
     proxy_images: int = Field(default=32, ge=2, le=4_096)
+    rank_networks: int | None = Field(default=None, ge=0, le=1_000)
+    rank_epochs: int = Field(default=4, ge=1, le=100_000)
+
+    @property
+    def ranked(self) -> int:
+        """How many networks are trained alone to see how well the supernet ranks."""
+        per_step = _MEAN_SUBNETS[self.schedule]
+        return rank_networks_of(self.rank_networks, self.rank_epochs, self.epochs * per_step)
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> OnceForAllParams:
@@ -51,7 +66,8 @@ class OnceForAllParams(RecipeFields):
     @model_validator(mode="after")
     def _proxies_are_read(self) -> OnceForAllParams:
         check_proxies(self.proxies)
-        if self.proxies and self.explorer != "bayesian":
+        check_rank_networks(self.rank_networks)
+        if self.proxies and self.explorer == "nsga2":
             raise ValueError(f"proxies: only the explorer 'bayesian' learns from them, got {self.explorer!r}")
         return self
 
@@ -62,10 +78,11 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
     from nas.stages.proxies import ProxyStage
+    from nas.stages.rank_correlation import RankCorrelationStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
     from nas.training.augment import Augmentation
-    from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich
+    from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich, uniform
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
@@ -83,17 +100,21 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         augmentation=Augmentation(min_crop_area=params.min_crop_area, cutout=params.cutout),
         distillation=params.distillation,
     )
-    explore = ExploreStage(explorer=params.explorer)
+    explore = ExploreStage(explorer="bayesian" if params.proxies else params.explorer)
     images = min(params.proxy_images, len(problem.data.train))
     hints = (ProxyStage(tuple(params.proxies), False, params.proxy_networks, images),) if params.proxies else ()
     train = TrainStage(recipe, params.checkpoint_s)
-    return (EstimateStage(), train, *hints, explore, *closing_stages(problem.spec))
+    standalone = replace(recipe, phases=uniform(params.rank_epochs, params.lr, axes, 1), distillation=0.0)
+    rank = (RankCorrelationStage(standalone, params.ranked),) if params.ranked else ()
+    return (EstimateStage(), train, *rank, *hints, explore, *closing_stages(problem.spec))
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
-    hints = ("proxies",) if parse_spec(OnceForAllParams, spec.strategy.params).proxies else ()
-    return ("estimate", "train", *hints, "explore", *closing_stage_names(spec))
+    params = parse_spec(OnceForAllParams, spec.strategy.params)
+    hints = ("proxies",) if params.proxies else ()
+    rank = ("rank_correlation",) if params.ranked else ()
+    return ("estimate", "train", *rank, *hints, "explore", *closing_stage_names(spec))
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
