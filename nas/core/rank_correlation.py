@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
+from nas.core.arch import Floats
+from nas.core.metrics import kendall, kendall_interval
+
+MAX_NETWORKS, MIN_NETWORKS = 12, 6  # trained alone by default; the order of fewer shows nothing
+_SHARE = 0.1  # of the training of a supernet, which they may take by default
 LOW_TAU, HIGH_TAU = 0.4, 0.7  # below, an order is of little more use than the number of MACs; above, it can be followed
 
 Interval = tuple[float, float]
@@ -16,6 +22,12 @@ class Tau:
     value: float
     networks: int
     interval: Interval | None = None
+
+    @staticmethod
+    def of(estimate_N: Floats, truth_N: Floats) -> Tau | None:
+        """That of N networks; None where all are estimated, or turn out, alike."""
+        value = kendall(estimate_N, truth_N)
+        return None if math.isnan(value) else Tau(value, len(truth_N), kendall_interval(estimate_N, truth_N))
 
     @property
     def conclusive(self) -> bool:
@@ -77,3 +89,36 @@ def describe_tau(tau: Tau | None) -> str:
     if tau.value < HIGH_TAU:
         return f"The order of the estimates can be followed where networks differ clearly: Kendall's tau is {tau}."
     return f"The order of the estimates can be trusted: Kendall's tau is {tau}."
+
+
+def retrained_advice(tau: Tau | None) -> str:
+    """A sentence on how far estimates can be followed, by the networks of a search that were then trained alone."""
+    if tau is None:
+        return "All retrained networks had been estimated alike, so nothing is known of the order of the estimates."
+    if not tau.conclusive:
+        return (
+            f"Kendall's tau of the retrained networks is {tau}: too uncertain to show whether the estimates rank; "
+            "retrain more networks to know."
+        )
+    if tau.value < LOW_TAU:
+        return (
+            f"Do not trust the order of the estimates where nothing was retrained: Kendall's tau is {tau}, below "
+            f"{LOW_TAU}. Retrain more networks of the front."
+        )
+    return describe_tau(tau)
+
+
+def check_rank_networks(networks: int | None) -> None:
+    """Raises ValueError for so few networks that they have no order."""
+    if networks is not None and 0 < networks < 4:
+        raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {networks}")
+
+
+def rank_networks_of(networks: int | None, rank_epochs: int, network_epochs: float) -> int:
+    """How many networks are trained alone, for ``rank_epochs`` each: as many as a spec says, or by default as many as
+    take less than a tenth of the supernet's own training, which takes as long as ``network_epochs`` of one network;
+    none where that is too few to show an order."""
+    if networks is not None:
+        return networks
+    affordable = min(MAX_NETWORKS, int(_SHARE * network_epochs / rank_epochs))
+    return affordable if affordable >= MIN_NETWORKS else 0

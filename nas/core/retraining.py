@@ -83,7 +83,8 @@ class RetrainSpec(RecipeFields):
     """Training the found networks further, each alone, before they are verified; with their own weights they are
     verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
     ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how
-    often the best hyperparameters of each are trained in all; what is reported is the mean.
+    often the best hyperparameters of each are trained in all; what is reported is the mean. ``stop_dominated``: after
+    each trial, the half of the networks that others dominate most get no more of them.
 
     ``start``: from scratch, or with the weights inherited from the supernet or from the model that the space starts
     from; None: inherited where there is such a model, else from scratch. ``teacher``: whose outputs the networks learn
@@ -99,6 +100,7 @@ class RetrainSpec(RecipeFields):
     epochs: int = Field(default=60, ge=1, le=100_000)
     trials: int = Field(default=4, ge=1, le=1_000)
     seeds: int = Field(default=1, ge=1, le=100)
+    stop_dominated: bool = True
     batch_size: int = Field(default=64, ge=2, le=65_536)
     start: Start | None = None
     teacher: Annotated[

@@ -1,4 +1,4 @@
-"""REST schemas of a few-shot search: how the space is partitioned and how well its estimates rank architectures."""
+"""REST schemas: how well the estimates of a search rank architectures, and how few-shot search partitions its space."""
 
 from __future__ import annotations
 
@@ -35,32 +35,32 @@ class SpacePartitionSchema(BaseModel):
 
 
 class RankedArchSchema(BaseModel):
-    """A held-out architecture: its accuracy in % when trained from scratch (``standalone``), and its estimates.
+    """An architecture that was trained alone: its quality by that (``standalone``), accuracy in %, and its estimates.
 
-    Estimates are those ``before`` and ``after`` the partition, and of one supernet of the whole space after as much
-    training (``one_shot``).
+    Estimates are those ``after`` the partition, or the only ones, and ``before`` it, and of one supernet of the whole
+    space after as much training (``one_shot``).
     """
 
     arch: str
     standalone: float
-    before: float
+    before: float | None = None
     after: float
     one_shot: float | None = None
 
 
 class RankCorrelationSchema(BaseModel):
-    """How a few-shot search partitioned its space, and the rank correlation of its estimates.
+    """The rank correlation of a search's estimates, and how a few-shot search partitioned its space.
 
-    Kendall's tau compares estimates with architectures trained from scratch; ``intervals`` are 95 % bootstrap intervals
-    of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot, which are conclusive if they do
-    not hold zero. ``one_shot`` is one supernet of the whole
-    space after as many steps (``one_shot_steps``) as all sub-supernets together (``steps``). Fields are None or empty
-    before they are computed, or if they were not requested; ``advice`` summarises them.
-    """
+    Kendall's tau compares estimates with architectures trained alone: with held-out ones where a strategy trains such
+    (``rank_networks``), else with those that were retrained; ``partition``: of few-shot search alone; ``intervals`` are
+    95 % bootstrap intervals of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot, which
+    are conclusive if they do not hold zero. ``one_shot`` is one supernet of the whole space after as many steps
+    (``one_shot_steps``) as all sub-supernets together (``steps``). Fields are None or empty before they are computed,
+    or if they were not requested; ``advice`` summarises them."""
 
-    method: str
-    subspaces: int
-    partition: SpacePartitionSchema
+    method: str | None = None
+    subspaces: int = 0
+    partition: SpacePartitionSchema | None = None
     similarities: list[GradientSimilaritySchema] = []
     steps: int | None = None
     one_shot_steps: int | None = None

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from nas.core.arch import Arch, Floats
+from nas.core.arch import Arch
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
-from nas.core.metrics import kendall, kendall_gain_interval, kendall_interval
+from nas.core.metrics import kendall_gain_interval
 from nas.core.ports import Problem, Resources
 from nas.core.rank_correlation import LOW_TAU, Tau, describe_tau, rank_advice
 from nas.stages.results import RankCorrelationResult, SubSupernetsResult, TrainResult
@@ -27,8 +26,8 @@ from nas.training.progressive import SupernetRecipe, TrainState, train
 @dataclass(frozen=True)
 class RankCorrelationStage:
     """Trains ``networks`` held-out networks from scratch by ``recipe``, and compares their order with the estimates of
-    the supernet before and after the split, and of the undivided one that was trained for as long, if it was. Nothing
-    of it steers the search."""
+    the supernet, before and after the split if there was one, and of the undivided one that was trained for as long,
+    if it was. Nothing of it steers the search."""
 
     recipe: SupernetRecipe
     networks: int
@@ -52,27 +51,24 @@ class RankCorrelationStage:
             truth.append(self._standalone_accuracy(problem, resources, arch))
             yield Checkpoint(self.name, len(truth), resources.blobs.put(json.dumps(truth).encode()))
             yield Progress(self.name, len(truth), len(archs), "networks")
-        trained = SubSupernetsResult.require(state.finished)
-        supernets = {"before": TrainResult.require(state.finished, "warm_up").blob, "after": trained.blob}
-        if trained.one_shot is not None:
-            supernets["one_shot"] = trained.one_shot
+        supernets = _supernets(state)
         estimates: dict[str, tuple[float, ...]] = {}
         tau: dict[str, Tau | None] = {}
         for label, blob in supernets.items():
             subnets = Subnets(problem, load_supernet(problem, resources, blob), resources.torch_device)
             estimates[label] = tuple(subnets.score(subnets.cut(a), a, problem.data.val).quality for a in archs)
-            tau[label] = _tau(np.array(estimates[label]), np.array(truth))
+            tau[label] = Tau.of(np.array(estimates[label]), np.array(truth))
         one_shot, gain = tau.get("one_shot"), None
         if "one_shot" in estimates:
             gain = kendall_gain_interval(np.array(truth), np.array(estimates["one_shot"]), np.array(estimates["after"]))
-        advice = rank_advice(tau["before"], tau["after"], one_shot, gain)
+        advice = rank_advice(tau.get("before"), tau["after"], one_shot, gain)
         yield Traced(self.name, len(archs), {f"tau_{label}": t.value for label, t in tau.items() if t is not None})
         if tau["after"] is None or not tau["after"].conclusive or tau["after"].value < LOW_TAU:
             yield Warned(self.name, describe_tau(tau["after"]))
         intervals = {label: t.interval for label, t in tau.items() if t is not None and t.interval is not None}
         result = RankCorrelationResult(
             networks=len(archs),
-            tau_before=_value(tau["before"]),
+            tau_before=_value(tau.get("before")),
             tau_after=_value(tau["after"]),
             tau_one_shot=_value(one_shot),
             intervals=intervals | ({"gain": gain} if gain is not None else {}),
@@ -80,7 +76,7 @@ class RankCorrelationStage:
             archs=tuple(a.id for a in archs),
             genes=tuple(a.genes for a in archs),
             truth=tuple(truth),
-            estimates_before=estimates["before"],
+            estimates_before=estimates.get("before"),
             estimates_after=estimates["after"],
             estimates_one_shot=estimates.get("one_shot"),
         )
@@ -117,10 +113,13 @@ class RankCorrelationStage:
         return subnets.score(subnets.cut(arch), arch, problem.data.val).quality
 
 
-def _tau(estimates_N: Floats, truth_N: Floats) -> Tau | None:
-    """None where all networks are estimated alike."""
-    value = kendall(estimates_N, truth_N)
-    return None if math.isnan(value) else Tau(value, len(truth_N), kendall_interval(estimates_N, truth_N))
+def _supernets(state: SearchState) -> dict[str, str]:
+    """The blobs of the supernets to compare."""
+    if "warm_up" not in state.finished:
+        return {"after": TrainResult.require(state.finished).blob}
+    trained = SubSupernetsResult.require(state.finished)
+    supernets = {"before": TrainResult.require(state.finished, "warm_up").blob, "after": trained.blob}
+    return supernets if trained.one_shot is None else {**supernets, "one_shot": trained.one_shot}
 
 
 def _value(tau: Tau | None) -> float | None:

@@ -211,9 +211,9 @@ class SplitResult(StageResult):
 
 @dataclass(frozen=True)
 class RankCorrelationResult(StageResult):
-    """Kendall's tau between estimates and the accuracies of ``networks`` networks trained alone (``truth``, in %),
-    before and after the split and for the undivided supernet; None if all estimates are equal. ``intervals``: 95 %
-    bootstrap intervals of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot."""
+    """Kendall's tau between estimates and the qualities of ``networks`` networks trained alone (``truth``), before and
+    after the split, if there was one, and for the undivided supernet; None if all estimates are equal. ``intervals``:
+    95 % bootstrap intervals of ``before``, ``after``, ``one_shot``, and of the ``gain`` of after over one_shot."""
 
     stage: ClassVar[str] = "rank_correlation"
     networks: int = 0
@@ -347,9 +347,10 @@ class TrialSummary:
 
 @dataclass(frozen=True)
 class RetrainResult(StageResult):
-    """Networks that were trained alone, by architecture id; ``epochs_saved`` by early stopping. ``start``: from what
-    weights, None in results of versions that only knew fresh ones. ``teacher``: in words, with its quality on
-    validation images; None without one."""
+    """Networks that were trained alone, by architecture id; ``epochs_saved`` by early stopping of trials, and of
+    ``stopped`` networks. ``start``: from what weights, None in results of versions that only knew fresh ones.
+    ``teacher``: in words, with its quality on validation images; None without one. ``ranking``: how well the estimates
+    of the search rank these networks, None of too few."""
 
     stage: ClassVar[str] = "retrain"
     networks: Mapping[str, RetrainedNetwork] = field(default_factory=dict)
@@ -358,9 +359,11 @@ class RetrainResult(StageResult):
     failed: int | None = None
     epochs: int | None = None
     epochs_saved: int | None = None
+    stopped: int | None = None
     start: Start | None = None
     teacher: str | None = None
     teacher_quality: float | None = None
+    ranking: RankCorrelationResult | None = None
 
 
 @dataclass(frozen=True)

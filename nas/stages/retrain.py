@@ -2,29 +2,36 @@
 weights, with or without a teacher (``nas.stages.trial_training``).
 
 The networks of the search and of its random baseline get the same trials and the same epochs; one on both fronts is
-trained once. Accuracy is that on the validation data by which trials were also chosen; with several seeds, their mean
-shows how much of the best one's is chance. When the time limit of the search is
-reached, trials end after their epoch, and only the first trials of networks still begin, for one epoch.
-"""
+trained once. After each trial, those that others dominate by then get no more (``nas.core.halving``). Accuracy is that
+on the validation data by which trials were also chosen; with several seeds, their mean shows how much of the best one's
+is chance. When the time limit of the search is reached, trials end after their epoch, and only the first trials of
+networks still begin, for one epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from statistics import fmean, stdev
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.errors import HwnasError
-from nas.core.events import Candidate, Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Warned
+from nas.core.events import (
+    Candidate,
+    Checkpoint,
+    Evaluated,
+    Event,
+    SearchState,
+    StageFinished,
+    Warned,
+)
 from nas.core.ports import Problem, Resources
 from nas.core.references import reference_archs
-from nas.core.retraining import RetrainSpec
 from nas.core.tasks import Task
 from nas.core.tuning import TrialRequest, TrialState, TuningPlan
 from nas.sequential import run_sequentially
 from nas.stages.cost_estimate import first_images, sample_archs, verified_range
-from nas.stages.results import RetrainedNetwork, RetrainResult, TrialSummary
+from nas.stages.results import RetrainedNetwork
+from nas.stages.retrain_trials import Promising, RetrainTrials, ranking_of
 from nas.stages.subnets import trained_supernet
 from nas.stages.teachers import report_teacher
 from nas.stages.time_limit import out_of_time
@@ -67,23 +74,30 @@ class RetrainStage:
         varied = settings.hyperparameters(problem.spec.inherits_weights)
         defaults = {h.name: h.default for h in varied}
         task = problem.spec.task
-        trials = _Trials(self._stored_trials(resources, state), task, settings, len(archs))
+        trials = RetrainTrials(self._stored_trials(resources, state), task, settings, len(archs))
 
-        search = TuningPlan(
-            tuple(TrialRequest(id_, n, defaults if n == 0 else None) for n in range(settings.trials) for id_ in archs),
-            varied,
-            settings.epochs,
-            problem.spec.seed,
-        )
-        yield from self._run(search, learn, resources, trials)
+        promising = Promising(problem, archs_by_origin)
+        remaining = [*archs]
+        for n in range(settings.trials) if settings.stop_dominated else (settings.trials - 1,):
+            requests = [TrialRequest(id_, i, defaults if i == 0 else None) for i in range(n + 1) for id_ in remaining]
+            plan = TuningPlan(tuple(requests), varied, settings.epochs, problem.spec.seed)
+            yield from self._run(plan, learn, resources, trials)
+            if settings.stop_dominated and n + 1 < trials.per_network:
+                remaining = [id_ for id_ in remaining if id_ in promising.of(remaining, trials.best(n + 1))]
+                if stopped := archs.keys() - trials.stopped - set(remaining):
+                    trials.stopped |= stopped
+                    yield trials.stop_progress(self.name, len(stopped))
         again = tuple(
             TrialRequest(id_, settings.trials + n, best.trial.values)
             for n in range(settings.seeds - 1)
             for id_, best in trials.best().items()
+            if id_ in remaining
         )
         repeats = TuningPlan(again, varied, settings.epochs, problem.spec.seed, reduction=None)
         yield from self._run(repeats, learn, resources, trials)
 
+        if archs:
+            yield trials.saved_progress(self.name)
         if resources.is_out_of_time() and (unfinished := trials.unfinished()) is not None:
             yield Warned(self.name, out_of_time(problem.spec, unfinished))
         reached = trials.reached()
@@ -95,7 +109,11 @@ class RetrainStage:
         yield Evaluated(
             tuple(Candidate(a, o, metrics[a.id]) for o in COMPARED for a in archs_by_origin[o] if a.id in metrics)
         )
-        result = replace(trials.result(reached), start="inherited" if problem.spec.inherits_weights else "scratch")
+        result = replace(
+            trials.result(reached),
+            start="inherited" if problem.spec.inherits_weights else "scratch",
+            ranking=ranking_of(problem, state, reached),
+        )
         sources = load_sources(problem, resources.blobs, resources.torch_device, learn.supernet)
         if sources.teacher is not None:
             report = report_teacher(problem, sources.teacher, resources.torch_device)
@@ -130,6 +148,8 @@ class RetrainStage:
         min_networks, max_networks = verified_range(problem)
         plan = TuningPlan((), (), settings.epochs, 0)
         least = settings.seeds * settings.epochs + (settings.trials - 1) * (plan.rungs or (settings.epochs,))[0]
+        if settings.stop_dominated:
+            least = (settings.epochs + least) // 2  # every other network has one trial
         all_ = (settings.seeds + settings.trials - 1) * settings.epochs
         devices = max(1, problem.spec.resources.gpus)
         references = len(reference_archs(problem.spec, problem.space))
@@ -148,7 +168,7 @@ class RetrainStage:
         note = "how many trials are stopped early is not known beforehand"
         return StageCost.of(self.name, total, trained * all_, timed.count, "epochs", note)
 
-    def _run(self, plan: TuningPlan, learn: Learning, resources: Resources, trials: _Trials) -> Iterator[Event]:
+    def _run(self, plan: TuningPlan, learn: Learning, resources: Resources, trials: RetrainTrials) -> Iterator[Event]:
         for trial_state in (resources.tuner or run_sequentially)(plan, learn, trials.states):
             before = trials.states.get(trial_state.trial.id)
             if trial_state.status in ("pruned", "failed"):  # its weights are of no more use
@@ -170,113 +190,6 @@ class RetrainStage:
                 stored, _ = unpack(resources.blobs.get(checkpoint.blob), "cpu")
                 states[stored.trial.id] = replace(stored, blob=checkpoint.blob)
         return states
-
-
-@dataclass
-class _Trials:
-    """All trials of the stage, by id."""
-
-    states: dict[str, TrialState]
-    task: Task
-    settings: RetrainSpec
-    networks: int
-    total: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.total = self.networks * (self.settings.trials + self.settings.seeds - 1) * self.settings.epochs
-
-    def best(self) -> dict[str, TrialState]:
-        """Of each network the most accurate trial, the earliest of equals; one that was cut only if none has
-        finished."""
-        best: dict[str, TrialState] = {}
-        for state in sorted(self._trained(), key=lambda s: (s.status == "cut", -s.scores[-1], s.trial.number)):
-            if state.trial.number < self.settings.trials:
-                best.setdefault(state.trial.group, state)
-        return best
-
-    def unfinished(self) -> str | None:
-        """How far retraining has come, None if every trial has ended by itself."""
-        cut = [s for s in self.states.values() if s.status == "cut"]
-        planned = self.networks * (self.settings.trials + self.settings.seeds - 1)
-        if not cut and len(self.states) == planned:
-            return None
-        best = self.best().values()
-        text = f"{len(self.states) - len(cut)} of {planned} trainings from scratch"
-        if partly := [len(s.scores) for s in best if s.status == "cut"]:
-            text += (
-                f", so that {len(partly)} of {len(best)} networks were trained for {min(partly)} to {max(partly)} of "
-                f"{self.settings.epochs} epochs and their accuracies are no fair comparison"
-            )
-        return text
-
-    def reached(self) -> dict[str, RetrainedNetwork]:
-        """What was reached by network: the mean over seeds, and the weights of the best of them."""
-        out: dict[str, RetrainedNetwork] = {}
-        for id_, best in self.best().items():
-            again = [s for s in self._finished() if s.trial.group == id_ and s.trial.number >= self.settings.trials]
-            again = again if best.status == "finished" else []
-            runs = sorted([best, *again], key=lambda s: s.trial.number)
-            best_run = max(runs, key=lambda s: (s.scores[-1], -s.trial.number))
-            qualities = [self.task.merit(s.scores[-1]) for s in runs]
-            assert best_run.blob is not None
-            deviation = stdev(qualities) if len(runs) > 1 else None
-            out[id_] = RetrainedNetwork(best_run.blob, best.trial.values, fmean(qualities), deviation)
-        return dict(sorted(out.items()))
-
-    def result(self, reached: Mapping[str, RetrainedNetwork]) -> RetrainResult:
-        """Every trial in a line, and how many epochs early stopping has saved."""
-        states = sorted(self.states.values(), key=lambda s: (s.trial.group, s.trial.number))
-        spent = sum(len(s.scores) for s in states)
-        rows = [
-            TrialSummary(
-                network=s.trial.group,
-                trial=s.trial.number + 1,
-                status=s.status,
-                epochs=len(s.scores),
-                quality=self.task.merit(s.scores[-1]) if s.scores else None,
-                **s.trial.values,
-            )
-            for s in states
-        ]
-        return RetrainResult(
-            networks=reached,
-            trials=tuple(rows),
-            pruned=sum(s.status == "pruned" for s in states),
-            failed=sum(s.status == "failed" for s in states),
-            epochs=spent,
-            epochs_saved=sum(self.settings.epochs - len(s.scores) for s in states if s.status == "pruned"),
-        )
-
-    def failures(self) -> list[str]:
-        """Why trials failed."""
-        return [s.message for s in self.states.values() if s.status == "failed"]
-
-    def progress(self, stage: str, latest: TrialState) -> Progress:
-        """How far all have come; a trial that was stopped counts in full."""
-        over = [s for s in self.states.values() if s.status != "running"]
-        running = [s for s in self.states.values() if s.status == "running"]
-        done = len(over) * self.settings.epochs + sum(len(s.scores) for s in running)
-        values = {
-            "trials_finished": float(sum(s.status == "finished" for s in over)),
-            "trials_pruned": float(sum(s.status == "pruned" for s in over)),
-        }
-        if latest.scores:
-            values[self.task.trained] = self.task.merit(latest.scores[-1])
-        how = {
-            "running": f"epoch {len(latest.scores)}",
-            "finished": "finished",
-            "pruned": f"pruned after epoch {len(latest.scores)}: others of this network were better by then",
-            "failed": "diverged",
-            "cut": f"cut after epoch {len(latest.scores)} by the time limit",
-        }[latest.status]
-        message = f"network {latest.trial.group}, trial {latest.trial.number + 1}: {how}"
-        return Progress(stage, done, self.total, "epochs", values, message)
-
-    def _finished(self) -> list[TrialState]:
-        return [s for s in self.states.values() if s.status == "finished"]
-
-    def _trained(self) -> list[TrialState]:
-        return [s for s in self.states.values() if s.status in ("finished", "cut")]
 
 
 def _trained_metrics(task: Task, network: RetrainedNetwork) -> dict[str, float]:

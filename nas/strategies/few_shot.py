@@ -78,7 +78,7 @@ class FewShotParams(BaseModel):
         return self
 
 
-_RESERVED = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s"}
+_RESERVED = {"preset", "epochs", "seeds", "batch_size", "checkpoint_s", "rank_networks", "rank_epochs"}
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:

@@ -1,4 +1,4 @@
-"""What the stages of a few-shot search kept of its split and its ranking, as a view."""
+"""What the stages of a search kept of its ranking, and of the split of a few-shot search, as a view."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from nas.schemas.rank_correlation import (
     RankedArchSchema,
     SpacePartitionSchema,
 )
-from nas.stages.results import EnsembleResult, GradientSimilarity, RankCorrelationResult, SplitResult
+from nas.stages.results import EnsembleResult, GradientSimilarity, RankCorrelationResult, RetrainResult, SplitResult
 
 
 def rank_correlation_schema(finished: StageResults) -> RankCorrelationSchema | None:
-    """From the results of a search's stages; None unless one of them divided its space."""
+    """From the results of a search's stages; None unless one of them divided its space, or trained networks alone."""
     split = SplitResult.read(finished)
     if split is None or split.partition is None:
-        return None
+        return _of_networks(finished)
     trained = EnsembleResult.read(finished) or EnsembleResult()
     ranked = RankCorrelationResult.read(finished) or RankCorrelationResult()
     assert split.method is not None
@@ -37,6 +37,21 @@ def rank_correlation_schema(finished: StageResults) -> RankCorrelationSchema | N
         tau_one_shot=ranked.tau_one_shot,
         intervals=dict(ranked.intervals or {}),
         networks=_networks(ranked) if ranked.networks else [],
+        advice=ranked.advice or "",
+    )
+
+
+def _of_networks(finished: StageResults) -> RankCorrelationSchema | None:
+    retrained = RetrainResult.read(finished) or RetrainResult()
+    ranked = RankCorrelationResult.read(finished)
+    if ranked is None or not ranked.networks:
+        ranked = retrained.ranking
+    if ranked is None:
+        return None
+    return RankCorrelationSchema(
+        tau_after=ranked.tau_after,
+        intervals=dict(ranked.intervals or {}),
+        networks=_networks(ranked),
         advice=ranked.advice or "",
     )
 
@@ -89,16 +104,17 @@ def _similarity(m: GradientSimilarity) -> GradientSimilaritySchema:
 
 
 def _networks(ranked: RankCorrelationResult) -> list[RankedArchSchema]:
-    one_shot = ranked.estimates_one_shot or (None,) * ranked.networks
+    without: tuple[None, ...] = (None,) * ranked.networks
+    one_shot, before = ranked.estimates_one_shot or without, ranked.estimates_before or without
     rows = zip(
         ranked.archs or (),
         ranked.truth or (),
-        ranked.estimates_before or (),
+        before,
         ranked.estimates_after or (),
         one_shot,
         strict=True,
     )
     return [
-        RankedArchSchema(arch=arch, standalone=standalone, before=before, after=after, one_shot=one)
-        for arch, standalone, before, after, one in rows
+        RankedArchSchema(arch=arch, standalone=standalone, before=earlier, after=after, one_shot=one)
+        for arch, standalone, earlier, after, one in rows
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import count
@@ -29,12 +30,14 @@ from nas.core.retraining import RetrainSpec
 from nas.core.spec import BudgetSpec, DataSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.engine import run_search, stage_names, stages_of
 from nas.stages.fronts import front_of
+from nas.stages.results import RetrainResult
 from nas.stages.retrain import RetrainStage
 from nas.training.standalone import unpack
+from server.store.rank_correlation import rank_correlation_schema
 from tests.support import fakes
 from tests.support.engine import SPEC, RuleDevice, cuts, problem, stored, two_candidates
 
-RETRAIN_SPEC = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40)
+RETRAIN_SPEC = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40, stop_dominated=False)
 RETRAINED = SPEC.model_copy(update={"retrain": RETRAIN_SPEC, "budget": BudgetSpec(evaluations=8, verified=2)})
 
 
@@ -209,6 +212,47 @@ def test_training_alone_learns(tmp_path: Path) -> None:
     assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
 
 
+def test_networks_that_others_dominate_get_no_further_trials(tmp_path: Path) -> None:
+    """However the search is cut; and what that saves is told."""
+    settings = RetrainSpec(networks=4, epochs=2, trials=3, seeds=1, batch_size=40)
+    p = problem(RETRAINED.model_copy(update={"retrain": settings, "budget": BudgetSpec(evaluations=8, verified=4)}))
+    first_events = list(run(tmp_path, p))
+    first_events = stored(first_events[: next(i for i, e in enumerate(first_events) if _stage_of(e) == "retrain")])
+    events = [*first_events, *stored(list(retrain(tmp_path, p, first_events)))]
+    result = fold_all(events).finished["retrain"]
+    trials = Counter(row["network"] for row in result["trials"])
+    assert set(trials.values()) == {1, 3} or set(trials.values()) == {1, 2, 3}
+    assert result["stopped"] == sum(n < 3 for n in trials.values())
+    assert result["epochs"] + result["epochs_saved"] == 2 * 3 * len(trials)
+    messages = [e for e in events if isinstance(e, Progress) and e.stage == "retrain"]
+    assert "early stopping has saved" in messages[-1].message
+    assert messages[-1].done == messages[-1].total
+    for cut in cuts(events, len(first_events)):
+        state = fold_all(retrain(tmp_path, p, events[:cut]), fold_all(events[:cut]))
+        assert state.finished["retrain"] == result
+
+
+def test_retraining_shows_how_well_the_search_had_ranked(retrained_search: tuple[list[Event], Path]) -> None:
+    state = fold_all(retrained_search[0])
+    ranking = RetrainResult.require(state.finished).ranking
+    retrained = state.finished["retrain"]["networks"]
+    if len(retrained) < 4:
+        assert ranking is None
+        return
+    assert ranking is not None
+    assert set(ranking.archs or ()) == set(retrained)
+    by_id = {c.arch.id: c for c in state.candidates.values()}
+    rows = zip(ranking.archs or (), ranking.truth or (), ranking.estimates_after or (), strict=True)
+    for arch, truth, estimate in rows:
+        assert truth == by_id[arch].metrics["trained_accuracy"]
+        assert estimate == by_id[arch].metrics["val_accuracy"]
+    view = rank_correlation_schema(state.finished)
+    assert view is not None
+    assert view.partition is None
+    assert [n.before for n in view.networks] == [None] * len(retrained)
+    assert f"on {len(retrained)} networks" in view.advice or "alike" in view.advice
+
+
 def test_the_cost_of_retraining_grows_with_trials_and_has_a_range(tmp_path: Path) -> None:
     def estimate_cost(retrain: RetrainSpec) -> StageCost:
         ticks = count()
@@ -245,6 +289,10 @@ def test_every_strategy_with_the_closing_stages_retrains(monkeypatch: pytest.Mon
     monkeypatch.setitem(fakes.PLUGINS["nas.strategies"], "plain", without_end)
     with pytest.raises(InvalidSpec, match="retrains networks, got 'plain'"):
         stage_names(spec)
+
+
+def _stage_of(event: Event) -> str:
+    return getattr(event, "stage", "")
 
 
 def _note(stream: Iterator[Event], events_so_far: list[Event]) -> None:

@@ -108,7 +108,8 @@ class DartsParams(BaseModel):
     ``select_epochs`` of training after each decision. ``teachers``: earlier states of the supernet that teach it.
     ``prune``: gradually, under a growing penalty, until ``prune_until`` of the operations are left. ``partial``: 1/K of
     the channels are mixed. ``latency_weight``: strength of the latency loss; with a bound on latency it grows until the
-    bound is met.
+    bound is met. ``rank_networks`` are trained from scratch, for ``rank_epochs`` each, to see how far the supernet's
+    ranking can be trusted; 0: none. By default a dozen, if that takes less than a tenth of the search's training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -119,6 +120,8 @@ class DartsParams(BaseModel):
     batch_size: int = Field(default=64, ge=2, le=65_536)
     checkpoint_s: float = Field(default=10.0, gt=0)
     deterministic: bool = False
+    rank_networks: int | None = Field(default=None, ge=0, le=1_000)
+    rank_epochs: int = Field(default=4, ge=1, le=10_000)
 
     order: Literal["first", "second", "one_level"] = "first"
     weights_first: bool = False
@@ -189,7 +192,9 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
     hard, sigmoid, binary = (p.relaxation == r for r in ("gumbel_hard", "sigmoid", "binary"))
     frozen = p.alpha_lr == 0
     cooled = p.temperature != "constant"
+    few_ranked = p.rank_networks is not None and 0 < p.rank_networks < 4
     return [
+        (few_ranked, f"rank_networks: expected 0, or at least 4 for a ranking, got {p.rank_networks}"),
         (p.prune != sigmoid, "prune and the relaxation sigmoid belong together: expected both or neither"),
         (p.prune and p.order != "one_level", f"prune learns at one level: expected order one_level, got {p.order}"),
         (

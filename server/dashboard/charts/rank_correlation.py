@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from statistics import median
 
@@ -40,11 +41,14 @@ def without_outliers(correlation: RankCorrelationSchema) -> list[RankedArchSchem
 
 
 def ranking_chart(correlation: RankCorrelationSchema) -> Options:
-    """Estimates of held-out architectures over their accuracies when trained from scratch, before and after the split.
-    The axes are framed ``without_outliers``."""
+    """Estimates of architectures over their qualities when trained alone: accuracies before and after the split, or, in
+    a search without a split, whatever it went by. The axes are framed ``without_outliers``."""
+    split = correlation.partition is not None
+    trained, unit = ("From scratch", "%") if split else ("Alone", "")
     framed = {r.arch for r in without_outliers(correlation)}
     series = []
     for series_name, estimate_of, name, symbol, colour in _ESTIMATES:
+        name = name if split else "Estimated"
         data = [
             {
                 "value": [r.standalone, estimate],
@@ -52,26 +56,27 @@ def ranking_chart(correlation: RankCorrelationSchema) -> Options:
                 "tip": tooltip_html(
                     r.arch,
                     [
-                        ("From scratch <i>trained</i>", formatting.quantity(r.standalone, "%")),
-                        (f"{name} <i>estimated</i>", formatting.quantity(estimate, "%")),
+                        (f"{trained} <i>trained</i>", formatting.quantity(r.standalone, unit)),
+                        (f"{name} <i>estimated</i>", formatting.quantity(estimate, unit)),
                     ],
                 ),
             }
             for r in correlation.networks
             if (estimate := estimate_of(r)) is not None
         ]
-        series.append(scatter_series(f"ranking.estimated.{series_name}", name, data, symbol, colour, size=9))
+        if data or split:
+            series.append(scatter_series(f"ranking.estimated.{series_name}", name, data, symbol, colour, size=9))
     points = [datum["value"] for s in series for datum in s["data"] if datum["arch"] in framed]
+    titles = ("Validation accuracy (%,", "Validation accuracy (%,") if split else ("Quality (validation,", "Metric (as")
+    ceiling = 100.0 if split else math.inf
     return {
         **base_options(),
         "legend": legend(series),
         "tooltip": tooltip(),
         "xAxis": value_axis(
-            "Validation accuracy (%, trained from scratch)", [x for x, _ in points], floor=0.0, ceiling=100.0
+            f"{titles[0]} trained {trained.lower()})", [x for x, _ in points], floor=0.0, ceiling=ceiling
         ),
-        "yAxis": value_axis(
-            "Validation accuracy (%, estimated)", [y for _, y in points], floor=0.0, ceiling=100.0, gap=44
-        ),
+        "yAxis": value_axis(f"{titles[1]} estimated)", [y for _, y in points], floor=0.0, ceiling=ceiling, gap=44),
         "series": series,
     }
 

@@ -1,4 +1,4 @@
-"""How a few-shot search partitioned its space, and how well its estimates rank architectures."""
+"""How well the estimates of a search rank architectures, and how a few-shot search partitioned its space."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _METHODS = {
 
 
 class RankCorrelationCard:
-    """Hidden until the space is partitioned. The decision whose matrix is shown stays selected while more results
-    arrive."""
+    """Hidden until the space is partitioned, or networks are retrained. The decision whose matrix is shown stays
+    selected while more results arrive."""
 
     def __init__(self) -> None:
         self._box = div("part card")
@@ -54,11 +54,12 @@ class RankCorrelationCard:
                         label = "Estimated accuracy over accuracy when trained from scratch"
                         labelled_chart(ranking_chart(correlation), "chart ranking", label)
                         text(_caption(correlation), "small muted")
-                with div("stack tight"):
-                    method = _METHODS.get(correlation.method, correlation.method)
-                    text(f"The space in {correlation.subspaces} subspaces, {method}.", "small strong")
-                    with div("tree", "ul"):
-                        _draw_partition(correlation.partition)
+                if correlation.partition is not None:
+                    with div("stack tight"):
+                        method = _METHODS.get(correlation.method or "", correlation.method or "")
+                        text(f"The space in {correlation.subspaces} subspaces, {method}.", "small strong")
+                        with div("tree", "ul"):
+                            _draw_partition(correlation.partition)
             if correlation.similarities:
                 self._draw_similarities(correlation)
 
@@ -104,6 +105,10 @@ def _draw_taus(correlation: RankCorrelationSchema) -> None:
     def interval(label: str) -> str:
         return formatting.tau_interval(intervals.get(label), networks)
 
+    if correlation.partition is None:
+        with div("figures"):
+            stat("Kendall tau", _tau(after), "estimated", interval("after"))
+        return
     with div("figures"):
         stat("Kendall tau after the split", _tau(after), "estimated", interval("after"))
         if correlation.one_shot_steps is not None:
@@ -120,6 +125,9 @@ def _tau(value: float | None) -> str:
 
 
 def _caption(correlation: RankCorrelationSchema) -> str:
+    if correlation.partition is None:
+        count = formatting.counted(len(correlation.networks), "architecture")
+        return f"{count}, each trained alone. Estimates that rank well put them on a rising line."
     count = formatting.counted(len(correlation.networks), "held-out architecture")
     outliers = len(correlation.networks) - len(without_outliers(correlation))
     omitted = f"{formatting.counted(outliers, 'architecture')} that hardly learned"
