@@ -16,7 +16,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, neighbours, sample
+from nas.core.arch import Arch, Floats, Genes, as_archs, as_genes, sample
 from nas.core.cost_estimate import DurationRange, StageCost, average_duration, mean_seconds
 from nas.core.events import (
     Candidate,
@@ -31,7 +31,7 @@ from nas.core.events import (
     fold,
 )
 from nas.core.metrics import METRICS
-from nas.core.ports import History, Problem, Resources, SearchSpace
+from nas.core.ports import History, Problem, Resources
 from nas.core.rng import Stream, rng
 from nas.explorers import bayesian, nsga2, random
 from nas.explorers.automatic import ExplorerName, chosen_explorer, round_sizes
@@ -41,9 +41,10 @@ from nas.explorers.quality_surrogate import QualitySurrogate
 from nas.objectives import cheap_metrics, extrapolated, losses, on_devices, violation
 from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import sample_archs, scoring_s
+from nas.stages.derived import around, derived_networks
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
-from nas.stages.results import DiscretizeResult, EstimateResult, ExploreResult, SensitivityResult
+from nas.stages.results import EstimateResult, ExploreResult
 from nas.stages.scores import measured_by
 from nas.stages.sensitivity import measured_distortions
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
@@ -197,9 +198,9 @@ class ExploreStage:
         space = problem.space
         candidates = state.of("search")
         history = history_of(problem, state, "search")
-        derived_NG = _derived(state)
+        derived_NG = derived_networks(state)
         if len(derived_NG) and not {a.genes for a in as_archs("", derived_NG)} <= {p.arch.genes for p in candidates}:
-            return _around(space, history, derived_NG, rng, n)
+            return around(space, history, derived_NG, rng, n)
         exact, reference_M = _exact_losses(problem), _reference(problem, state)
         if self._explorer(problem) == "bayesian":
             return bayesian.propose(space, history, rng, n, exact, reference_M)
@@ -299,38 +300,6 @@ def spread(genes_NG: Genes, losses_NM: Floats, seen_NG: Genes, n: int) -> Genes:
     order = sorted(fresh, key=lambda i: tuple(losses_NM[i, 1:]))
     if len(order) > n:
         order = [order[i] for i in np.unique(np.linspace(0, len(order) - 1, n).round().astype(int))]
-    return genes_NG[order]
-
-
-def _derived(state: SearchState) -> Genes:
-    """The networks that a stage before has found, shape (N, G)."""
-    if (discretised := DiscretizeResult.read(state.finished)) is not None:
-        return np.array(discretised.networks, dtype=np.int64)
-    if (filled := SensitivityResult.read(state.finished)) is not None:
-        return np.array([*filled.networks, *filled.scaled], dtype=np.int64)
-    return np.array([], dtype=np.int64)
-
-
-def _around(space: SearchSpace, history: History, derived_NG: Genes, rng: np.random.Generator, n: int) -> Genes:
-    """``n`` networks that are not in ``history``: the derived, from the middle of their sizes outwards, then neighbours
-    of them, and beyond these random ones."""
-    near = [rng.permutation(neighbours(space.decisions, genes_G.tolist())) for genes_G in derived_NG]
-    ordered_batches = iter([np.concatenate([_middle_first(space, derived_NG), *near])])
-
-    def draw(size: int) -> Genes:
-        return next(ordered_batches, sample(space.decisions, rng, size))
-
-    return random.fresh(space, history, rng, n, draw)
-
-
-def _middle_first(space: SearchSpace, genes_NG: Genes) -> Genes:
-    """The networks by MACs: that in the middle, then the middle of each half, and so on."""
-    order, parts = [], [np.argsort(space.costs(genes_NG)["macs"], kind="stable")]
-    while parts:
-        part = parts.pop(0)
-        middle = len(part) // 2
-        order.append(part[middle])
-        parts += [half for half in (part[middle + 1 :], part[:middle]) if len(half)]
     return genes_NG[order]
 
 
