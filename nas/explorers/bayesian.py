@@ -47,7 +47,7 @@ def propose(
     if len(history.genes_NG) < MIN_EVALUATIONS:
         if exact is None:
             return propose_random(space, history, rng, n)
-        return initial_design(space, history, rng, n, exact, reference_M)
+        return initial_design(space, history, rng, n, exact)
     models = ObjectiveModels.fit(space, history, exact, reference_M)
     pool = _listed_pool(models) if space_size(space.decisions) <= LISTABLE else _evolved_pool(models, rng)
     batches = iter([_select_batch(models, pool, rng, n)])

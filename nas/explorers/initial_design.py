@@ -21,20 +21,12 @@ from nas.explorers.random import fresh
 ExactLosses = Callable[[Genes], tuple[Floats, Floats]]
 
 _POOL = 256  # random networks to choose from
-_REFERENCE = 1.02  # of losses, of which 1 is the worst that counts
-_TYPICAL, _PER_DEVIATION = 0.3, 0.4  # loss of a usual network, and how much of it a deviation in size takes
+_REFERENCE = 1.02  # of losses from 0 to 1
 
 
-def initial_design(
-    space: SearchSpace,
-    history: History,
-    rng: np.random.Generator,
-    n: int,
-    exact: ExactLosses,
-    reference_M: Floats | None = None,
-) -> Genes:
-    """``n`` distinct canonical networks that are not in ``history``, shape (n, G). ``reference_M``: of hypervolumes,
-    None where it is not known. Raises InvalidInput when the space has too few networks left."""
+def initial_design(space: SearchSpace, history: History, rng: np.random.Generator, n: int, exact: ExactLosses) -> Genes:
+    """``n`` distinct canonical networks that are not in ``history``, shape (n, G). Raises InvalidInput when the space
+    has too few networks left."""
     pool_KG = np.unique(space.canonical(sample(space.decisions, rng, _POOL)), axis=0)
     pool_KG = pool_KG[rng.permutation(len(pool_KG))]
     before = len(history.genes_NG)
@@ -44,9 +36,8 @@ def initial_design(
     if modelled_M.all() or not feasible_N[before:].any():
         ordered_NG = pool_KG[np.argsort(violation_N[before:], kind="stable")]
         return _in_order(space, history, rng, n, ordered_NG)
-    worst_M = losses_NM[feasible_N].max(axis=0) if reference_M is None else reference_M
-    expected_N1 = _TYPICAL * np.exp(-_PER_DEVIATION * expected_quality(space, genes_NG))[:, None]
-    losses_NM = np.where(modelled_M, expected_N1, losses_NM / np.where(worst_M > 0, worst_M, 1.0))
+    losses_NM = np.where(modelled_M, -expected_quality(space, genes_NG)[:, None], losses_NM)
+    losses_NM = _from_0_to_1(losses_NM[feasible_N], losses_NM)
     losses_NM[~feasible_N] = _REFERENCE
     order = _most_gain(losses_NM[:before], losses_NM[before:], n)
     return _in_order(space, history, rng, n, pool_KG[order])
@@ -55,6 +46,11 @@ def initial_design(
 def _in_order(space: SearchSpace, history: History, rng: np.random.Generator, n: int, ordered_NG: Genes) -> Genes:
     batches = iter([ordered_NG])
     return fresh(space, history, rng, n, lambda size: next(batches, sample(space.decisions, rng, size)))
+
+
+def _from_0_to_1(feasible_NM: Floats, losses_NM: Floats) -> Floats:
+    low_M, high_M = feasible_NM.min(axis=0), feasible_NM.max(axis=0)
+    return np.asarray((losses_NM - low_M) / np.maximum(high_M - low_M, 1e-12))
 
 
 def _most_gain(evaluated_NM: Floats, pool_KM: Floats, n: int) -> list[int]:

@@ -205,7 +205,7 @@ class ExploreStage:
         if self._explorer(problem) == "bayesian":
             return bayesian.propose(space, history, rng, n, exact, reference_M)
         if not candidates:
-            return initial_design(space, history, rng, n, exact, reference_M)
+            return initial_design(space, history, rng, n, exact)
         genes_NG = as_genes([p.arch for p in candidates])
         front, evaluate = surrogate_front(problem, state, rng, self.population, self.generations)
         proposed_NG = spread(front.genes_NG, front.losses_NM, genes_NG, n)

@@ -182,7 +182,11 @@ def test_a_trained_supernet_is_searched_with_hints(tmp_path: Path) -> None:
     assert not any("proxy_score" in p.metrics for p in state.candidates.values())
     assert front_of(spec, state).metrics[0] == "test_accuracy"
     with pytest.raises(InvalidSpec, match="bayesian"):
-        stages_of(problem(spec.model_copy(update={"strategy": Strategy(params={"proxies": ["synflow"]})})))
+        stages_of(
+            problem(
+                spec.model_copy(update={"strategy": Strategy(params={"proxies": ["synflow"], "explorer": "nsga2"})})
+            )
+        )
 
 
 def test_scoring_has_a_price(tmp_path: Path) -> None:

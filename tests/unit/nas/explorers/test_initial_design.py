@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from benchmarks._cli import ROOT
 from nas.core.arch import Floats, Genes
 from nas.core.ports import History
-from nas.explorers import random
 from nas.explorers.automatic import BATCH, BAYESIAN_EVALUATIONS, chosen_explorer, round_sizes
 from nas.explorers.initial_design import initial_design
-from tests.support.explorers import feasible_volume, no_history, planted, space_of
+from tests.support.explorers import no_history, planted, space_of
+
+TABLE = Path(ROOT.parent, "shared", "data", "nb201.npz")
 
 
 def exact(genes_NG: Genes) -> tuple[Floats, Floats]:
@@ -18,22 +22,20 @@ def exact(genes_NG: Genes) -> tuple[Floats, Floats]:
     return np.column_stack([np.full(len(genes_NG), np.nan), losses_NM[:, 1]]), np.maximum(losses_NM[:, 1] - 1.2, 0.0)
 
 
-def test_the_initial_design_is_better_than_as_many_random_ones_where_size_matters() -> None:
-    def evaluate(genes_NG: Genes) -> tuple[Floats, Floats]:
-        losses_NM, _ = planted(space_of())(genes_NG)
-        size_N = np.log(space_of().costs(genes_NG)["macs"])
-        return np.column_stack([0.1 * losses_NM[:, 0] + np.exp(-(size_N - 11.5) / 2), losses_NM[:, 1]]), losses_NM[
-            :, 1
-        ] - 9
+@pytest.mark.skipif(not TABLE.exists(), reason=f"needs the table {TABLE}")
+def test_few_evaluations_are_well_spent_on_the_table_of_trained_cells() -> None:
+    """Without a model, and with one after it."""
+    from benchmarks._accuracy_table import by_chance, by_model, hypervolume_ratio, read
 
-    def volumes(seed: int) -> tuple[float, float]:
-        rng = np.random.default_rng(seed)
-        chosen = initial_design(space_of(), no_history(space_of()), rng, 4, exact, np.array([1.6, 2.5]))
-        chance = random.propose(space_of(), no_history(space_of()), rng, 4)
-        return feasible_volume(*evaluate(chosen)), feasible_volume(*evaluate(chance))
-
-    gains = [a - b for a, b in (volumes(seed) for seed in range(16))]
-    assert np.mean(gains) > 2 * np.std(gains) / np.sqrt(len(gains))
+    table = read(TABLE.parents[1], "cifar10")
+    for evaluations in (4, 8):
+        gains = [
+            hypervolume_ratio(table, by_model(table, seed, evaluations, cost_K), "raspi4")
+            - hypervolume_ratio(table, by_chance(table, seed, evaluations, cost_K), "raspi4")
+            for seed in range(12)
+            for cost_K in [table.cost("raspi4")]
+        ]
+        assert np.mean(gains) > np.std(gains) / np.sqrt(len(gains)), evaluations
 
 
 def test_they_meet_exact_bounds_and_neither_repeat_nor_crowd() -> None:
