@@ -82,7 +82,7 @@ class RetrainStage:
             requests = [TrialRequest(id_, i, defaults if i == 0 else None) for i in range(n + 1) for id_ in remaining]
             plan = TuningPlan(tuple(requests), varied, settings.epochs, problem.spec.seed)
             yield from self._run(plan, learn, resources, trials)
-            if settings.stop_dominated and n + 1 < trials.per_network:
+            if settings.stop_dominated and n + 1 < trials.per_network and not resources.is_out_of_time():
                 remaining = [id_ for id_ in remaining if id_ in promising.of(remaining, trials.best(n + 1))]
                 if stopped := archs.keys() - trials.stopped - set(remaining):
                     trials.stopped |= stopped
