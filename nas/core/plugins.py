@@ -76,6 +76,11 @@ def trains_weights_alone(spec: SearchSpec) -> bool:
     return False
 
 
+def trains_alone(spec: SearchSpec) -> bool:
+    """``uses_several_gpus`` and ``trains_on_ranks`` of a strategy that trains by one process."""
+    return False
+
+
 def fits_every_space(spec: SearchSpec, space: SearchSpace) -> None:
     """The check of a strategy that runs in any space with any spec."""
 
@@ -90,7 +95,8 @@ class Strategy:
     the strategy cannot run in a space; it imports no torch either. ``uses_relaxation``: whether a search by a
     valid spec trains the architecture parameters of a continuous relaxation; ``relaxed_only``: whether all do, so that
     the strategy needs a space with a relaxation. ``labels``: the kinds that it can train on, empty: all.
-    ``model_only``: whether it needs a space of a user's trained model.
+    ``model_only``: whether it needs a space of a user's trained model. ``uses_several_gpus``: whether a search by a
+    valid spec keeps more than one GPU busy; ``trains_on_ranks``: whether several processes train a supernet together.
     """
 
     name: str
@@ -103,6 +109,23 @@ class Strategy:
     uses_relaxation: Callable[[SearchSpec], bool] = trains_weights_alone
     model_only: bool = False
     labels: tuple[LabelKind, ...] = ()
+    uses_several_gpus: Callable[[SearchSpec], bool] = trains_alone
+    trains_on_ranks: Callable[[SearchSpec], bool] = trains_alone
+
+
+def check_resources(spec: SearchSpec, strategy: Strategy) -> None:
+    """Raises InvalidSpec for more GPUs or ranks than the strategy can use: they would be reserved and idle."""
+    gpus, ranks = spec.resources.gpus, spec.resources.ranks or 1
+    if gpus > 1 and not strategy.uses_several_gpus(spec):
+        raise InvalidSpec(
+            f"resources.gpus: strategy {strategy.name} trains on one GPU with these parameters: expected at most 1, "
+            f"got {gpus}, of which {gpus - 1} would be reserved and idle"
+        )
+    if ranks > 1 and not strategy.trains_on_ranks(spec):
+        raise InvalidSpec(
+            f"resources.ranks: strategy {strategy.name} trains no supernet on several ranks with these parameters: "
+            f"expected 1, got {ranks}"
+        )
 
 
 def check_task(spec: SearchSpec, space: SearchSpace, strategy: Strategy) -> None:

@@ -175,15 +175,32 @@ class ExportSpec(_Strict):
 
 
 class ResourceSpec(_Strict):
-    """What one search takes of a single node. ``labels`` are those of the nodes that it may run on, such as
-    ``{"gpu": "a100"}``; ``memory_gb`` is set aside for it, None: not counted. After ``max_hours`` on workers, waiting
-    excluded, it trains and explores no further: its front so far is verified and exported; None: no limit."""
+    """What one search takes of a single node. ``ranks``: processes that train one supernet together, each with its
+    share of the cores, or one GPU; None: one for each GPU, without GPUs one. ``labels`` are those of the nodes that it
+    may run on, such as ``{"gpu": "a100"}``; ``memory_gb`` is set aside for it, None: not counted. After ``max_hours``
+    on workers, waiting excluded, it trains and explores no further: its front so far is verified and exported; None: no
+    limit."""
 
     cpus: int = Field(default=1, ge=1, le=1024)
     gpus: int = Field(default=0, ge=0, le=64)
+    ranks: int | None = Field(default=None, ge=1, le=1024)
     memory_gb: float | None = Field(default=None, gt=0, le=65536, allow_inf_nan=False)
     labels: dict[Name, Name] = Field(default_factory=dict, max_length=16)
     max_hours: float | None = Field(default=None, gt=0, le=87_600, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _ranks_have_devices(self) -> ResourceSpec:
+        available, devices = (self.gpus, "gpus") if self.gpus else (self.cpus, "cpus")
+        if self.ranks is not None and self.ranks > available:
+            raise ValueError(
+                f"ranks: expected at most one for each of {devices}, of which there are {available}, got {self.ranks}"
+            )
+        return self
+
+    @property
+    def training_ranks(self) -> int:
+        """How many processes train one supernet together."""
+        return self.ranks if self.ranks is not None else max(1, self.gpus)
 
 
 class FleetSpec(_Strict):

@@ -121,8 +121,13 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
-    train = ("train",) if parse_spec(CompressParams, spec.strategy.params).fine_tune_epochs > 0 else ()
+    train = ("train",) if trains(spec) else ()
     return ("estimate", "sensitivity", *train, "explore", *closing_stage_names(spec))
+
+
+def trains(spec: SearchSpec) -> bool:
+    """Whether all networks are trained together. Raises InvalidSpec for wrong parameters."""
+    return parse_spec(CompressParams, spec.strategy.params).fine_tune_epochs > 0
 
 
 COMPRESS = Strategy(
@@ -133,4 +138,6 @@ COMPRESS = Strategy(
     stage_names,
     check,
     model_only=True,
+    uses_several_gpus=trains,
+    trains_on_ranks=trains,
 )

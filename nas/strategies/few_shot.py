@@ -190,6 +190,11 @@ def uses_relaxation(spec: SearchSpec) -> bool:
     return parse_spec(FewShotParams, spec.strategy.params).search != "explore"
 
 
+def trains_subspaces_apart(spec: SearchSpec) -> bool:
+    """Whether sub-supernets train beside each other. Raises InvalidSpec for wrong parameters."""
+    return parse_spec(FewShotParams, spec.strategy.params).split != "ensemble"
+
+
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     """The names of ``stages``. Raises InvalidSpec for wrong parameters."""
     derive = ("discretize",) if uses_relaxation(spec) else ()
@@ -205,4 +210,6 @@ FEW_SHOT = Strategy(
     check,
     uses_relaxation=uses_relaxation,
     labels=("class",),
+    uses_several_gpus=trains_subspaces_apart,
+    trains_on_ranks=trains_subspaces_apart,
 )

@@ -83,6 +83,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.augment import Augmentation
     from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich, uniform
+    from nas.training.trainer import Execution
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
@@ -99,6 +100,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         mixup=params.mixup,
         augmentation=Augmentation(min_crop_area=params.min_crop_area, cutout=params.cutout),
         distillation=params.distillation,
+        execution=Execution.of(params),
+        chooses_precision=params.precision == "auto",
     )
     explore = ExploreStage(explorer="bayesian" if params.proxies else params.explorer)
     images = min(params.proxy_images, len(problem.data.train))
@@ -134,4 +137,6 @@ ONCE_FOR_ALL = Strategy(
     stages,
     stage_names,
     check,
+    uses_several_gpus=lambda spec: True,
+    trains_on_ranks=lambda spec: True,
 )

@@ -73,4 +73,5 @@ ZERO_COST = Strategy(
     stages,
     stage_names,
     check,
+    uses_several_gpus=lambda spec: True,  # trials run one on each
 )

@@ -26,7 +26,7 @@ from nas.core.errors import (
     UnknownName,
 )
 from nas.core.metrics import kind_of
-from nas.core.plugins import check_task
+from nas.core.plugins import check_resources, check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
@@ -97,6 +97,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     assert strategy is not None
     assert space is not None
     check_task(spec, space, strategy)
+    check_resources(spec, strategy)
     strategy.check(spec, space)
     reference_archs(spec, space)
     if spec.retrain is not None:
