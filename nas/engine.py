@@ -156,6 +156,7 @@ def total_cost(problem: Problem, worker: str, costs: Sequence[StageCost]) -> Cos
         evaluations=problem.spec.budget.evaluations,
         confidence="partial" if any(c.seconds is None for c in costs) else "measured",
         stages=tuple(costs),
+        gpu_memory_bytes=max((c.gpu_memory_bytes for c in costs if c.gpu_memory_bytes is not None), default=None),
     )
 
 
@@ -198,4 +199,6 @@ def _price(stage: Stage, problem: Problem, resources: Resources, state: SearchSt
     except NotMeasuredYet as not_measured:
         device = not_measured.profile.name
         return StageCost.unknown(stage.name, f"the agent of device {device!r} measures for it, at a pace of its own")
-    return replace(cost, memory_bytes=cost.memory_bytes or peak_memory_bytes(resources.torch_device))
+    device = resources.torch_device
+    cost = replace(cost, memory_bytes=cost.memory_bytes or peak_memory_bytes("cpu"))
+    return cost if device == "cpu" else replace(cost, gpu_memory_bytes=peak_memory_bytes(device))

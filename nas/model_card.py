@@ -171,8 +171,13 @@ def _training(manifest: Manifest) -> str:
     training = manifest.get("training")
     if training is None:
         return ""
+    supernet = training.get("supernet", {})
+    computed = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in supernet.items())
+    computed = f" Its supernet was trained with {computed}." if computed else ""
     if training["start"] == "supernet":
-        return "\n## Training\n\nThe weights are those of the search, recalibrated and not trained further.\n"
+        return (
+            f"\n## Training\n\nThe weights are those of the search, recalibrated and not trained further.{computed}\n"
+        )
     start = "from scratch" if training["start"] == "scratch" else "from inherited weights"
     taught = ""
     if training["teacher"] is not None:
@@ -182,7 +187,7 @@ def _training(manifest: Manifest) -> str:
     values = ", ".join(f"{k.replace('_', ' ')} {v:g}" for k, v in training["recipe"].items() if v is not None)
     return (
         f"\n## Training\n\nThe network was trained {start} for {training['epochs']} epochs{taught}.\n\n"
-        f"Recipe: {values}.\n"
+        f"Recipe: {values}.{computed}\n"
     )
 
 

@@ -36,6 +36,10 @@ class Supernet(nn.Module):
         """Sort elastic channels by importance, so that narrow networks inherit the most important ones; the functions
         of the largest network and of ``trained`` stay unchanged. Default: nothing."""
 
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """The parts that are worth compiling by themselves, where networks are made of few kinds. Default: none."""
+        return ()
+
 
 class RelaxedSupernet(Supernet):
     """A supernet that also computes weighted sums of operations, for differentiable search; see

@@ -48,6 +48,7 @@ from nas.core.layers import Layer
 from nas.core.parent import ParentModel
 from nas.core.ports import (
     BlobStore,
+    DataParallelRunner,
     Dataset,
     ImageShape,
     LatencyPredictor,
@@ -190,6 +191,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
         tuner=_tuner(spec),
         refit=_refits(predictor, space, first.profile, payload.refit, blobs, spec.budget, excluded),
         run_parallel=_parallel_runner(spec),
+        run_on_ranks=_data_parallel_runner(spec),
         is_out_of_time=_time_limit(spec.resources.max_hours, payload.busy_seconds),
     )
     return problem, stages_of(problem), resources
@@ -324,6 +326,15 @@ def _parallel_runner(spec: SearchSpec) -> ParallelRunner:
         yield from ray_parallel_runner(spec.resources.cpus, spec.resources.gpus)(stages, problem, resources, state)
 
     return run_parallel
+
+
+def _data_parallel_runner(spec: SearchSpec) -> DataParallelRunner | None:
+    resources = spec.resources
+    if resources.training_ranks == 1:
+        return None
+    from workers.data_parallel import ray_data_parallel  # importing Ray Train takes seconds
+
+    return ray_data_parallel(resources.training_ranks, resources.cpus, resources.gpus)
 
 
 def _torch_device(gpus: int) -> str:

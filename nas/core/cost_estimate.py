@@ -35,11 +35,37 @@ class DurationRange:
 
 
 @dataclass(frozen=True)
+class TrainingSpeed:
+    """How fast a stage trains: ``images_per_s`` of the data set. ``loading_share``: of a step's time, 0 to 1;
+    ``limited_by``: what would have to become faster. ``seconds_by_ranks``: numbers of ranks, and what the stage takes
+    on so many, each with as many cores or a GPU as this one has."""
+
+    images_per_s: float
+    loading_share: float
+    seconds_by_ranks: tuple[tuple[int, float], ...]
+
+    @property
+    def limited_by(self) -> Literal["loading", "computing"]:
+        """Loading is what takes more than half of a step."""
+        return "loading" if self.loading_share > 0.5 else "computing"
+
+    @property
+    def sentence(self) -> str:
+        """All of it for people, times in hours."""
+        times = ", ".join(f"{seconds / 3600:.3g} h on {ranks}" for ranks, seconds in self.seconds_by_ranks)
+        return (
+            f"{self.images_per_s:.4g} images/s, limited by {self.limited_by} (loading takes "
+            f"{100 * self.loading_share:.0f} % of a step); by ranks: {times}"
+        )
+
+
+@dataclass(frozen=True)
 class StageCost:
     """The estimated cost of one stage, from ``timed`` of its ``steps`` that were run on a worker.
 
-    ``low_s`` to ``high_s`` is the range of the estimate. All three durations are None for a stage that cannot be
-    estimated; ``note`` then says why. REST returns this value as it is.
+    ``memory_bytes`` are those of the host, ``gpu_memory_bytes`` of the GPU, None without one. ``speed``: of a stage
+    that trains a supernet. ``low_s`` to ``high_s`` is the range of the estimate. All three durations are None for a
+    stage that cannot be estimated; ``note`` then says why. REST returns this value as it is.
     """
 
     stage: str
@@ -51,6 +77,8 @@ class StageCost:
     unit: str = ""
     memory_bytes: int | None = None
     note: str = ""
+    gpu_memory_bytes: int | None = None
+    speed: TrainingSpeed | None = None
 
     @staticmethod
     def of(stage: str, span: DurationRange, steps: int, timed: int, unit: str = "", note: str = "") -> StageCost:
@@ -96,6 +124,7 @@ class CostEstimate:
     evaluations: int
     confidence: Literal["measured", "partial"]
     stages: tuple[StageCost, ...]
+    gpu_memory_bytes: int | None = None
 
 
 @dataclass(frozen=True)

@@ -349,6 +349,14 @@ class Problem:
         return replace(self, spec=spec, profile=member.profile, predictor=member.predictor, fleet=())
 
 
+@dataclass(frozen=True)
+class Rank:
+    """Which of the ``count`` processes that train together this is; 0 alone reports and keeps checkpoints."""
+
+    index: int = 0
+    count: int = 1
+
+
 def _never() -> bool:
     return False
 
@@ -372,6 +380,8 @@ class Resources:
     run_parallel: ParallelRunner | None = None
     refit: Refitter | None = None
     is_out_of_time: Callable[[], bool] = _never
+    run_on_ranks: DataParallelRunner | None = None
+    rank: Rank = field(default_factory=Rank)
 
 
 class Stage(Protocol):
@@ -391,3 +401,4 @@ class Stage(Protocol):
 
 
 ParallelRunner = Callable[[Sequence[Stage], Problem, Resources, SearchState], Iterator[Event]]
+DataParallelRunner = Callable[[Stage, Problem, Resources, SearchState], Iterator[Event]]

@@ -23,6 +23,10 @@ class RecipeFields(BaseModel):
     ``mixup``: images are mixed in pairs, with shares of Beta(mixup, mixup); 0: not. ``cutout``: side of the square that
     is erased, as a share of the image's side; 0: none. ``min_crop_area``: RandomResizedCrop leaves at least this share
     of an image; 1: no cropping.
+
+    How steps are computed: ``precision`` of activations, ``auto``: bfloat16 where some steps show that it is faster.
+    ``micro_batches``: in how many parts, each normalised by itself, the images of a step are computed, so that they fit
+    into memory; if they do not, it is doubled. ``compiled``: by ``torch.compile``, which takes minutes at the start.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -32,12 +36,19 @@ class RecipeFields(BaseModel):
     mixup: float = Field(default=0.0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, le=1)
     min_crop_area: float = Field(default=1.0, gt=0, le=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    micro_batches: int = Field(default=1, ge=1, le=1_024)
+    compiled: bool = False
 
     @property
     def image_changes(self) -> tuple[str, ...]:
         """The fields that say how images are changed, beyond the default augmentation."""
         used = {"mixup": self.mixup > 0, "cutout": self.cutout > 0, "min_crop_area": self.min_crop_area < 1}
         return tuple(name for name, is_used in used.items() if is_used)
+
+
+HYPERPARAMETERS = {*RecipeFields.model_fields} - {"precision", "micro_batches", "compiled"}
+"""The fields of a recipe that say what is learned, which are numbers; the others say how it is computed."""
 
 
 class DistillationSpec(BaseModel):
@@ -139,10 +150,12 @@ class RetrainSpec(RecipeFields):
 class TrainingRecord:
     """How the weights of an exported network came about, for its manifest and model card. ``start``: ``supernet`` where
     they are those that the network inherited. ``teacher``: in words, with its quality on validation images;
-    ``recipe``: hyperparameters by name."""
+    ``recipe``: hyperparameters by name. ``supernet``: how its training was computed, by ``precision``,
+    ``micro_batches`` and ``ranks``; empty where it is not recorded."""
 
     start: Literal["supernet", "scratch", "inherited"]
     epochs: int | None = None
     teacher: str | None = None
     teacher_quality: float | None = None
     recipe: Mapping[str, float | None] = field(default_factory=dict)
+    supernet: Mapping[str, str | int] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
+from nas.stages.checkpoint_pace import CheckpointPace, spacing_s
 from nas.stages.gradient_runs import GradientRun, dump_runs, load_runs
 from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
@@ -78,14 +80,14 @@ class BilevelStage:
                             continue  # kept below, with what was found
                         done = before + report.phase * learning.per_epoch + report.step
                         try:
-                            blob = resources.blobs.put(with_runs(report, runs).to_bytes())
+                            with pace.saving():
+                                blob = resources.blobs.put(with_runs(report, runs).to_bytes())
                         except StorageError as error:
                             yield Warned(
                                 self.name, f"checkpoint at step {done} was not kept, training goes on: {error}"
                             )
                         else:
                             yield Checkpoint(self.name, done, blob)
-                        pace.saved()
                         if resources.is_out_of_time():
                             yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
                             break
@@ -123,7 +125,7 @@ class BilevelStage:
                 total += DurationRange.exact(_seconds(clock, lambda e=epochs[0]: learning.end_epoch(e))) * len(epochs)  # type: ignore[misc]
             timed += len(times)
         saved_s = _seconds(clock, lambda: resources.blobs.put(learning.state(0, 0).to_bytes()))
-        total += DurationRange.exact(saved_s) * (1 + total.seconds / self.options.checkpoint_s)
+        total += DurationRange.exact(saved_s) * (1 + total.seconds / spacing_s(self.options.checkpoint_s, saved_s))
         return StageCost.of(self.name, total * self.options.seeds, self.options.seeds * learning.steps, timed, "steps")
 
     def _begin(self, problem: Problem, resources: Resources, seed: int) -> GradientSearch:
@@ -171,17 +173,18 @@ class Pace:
     def __init__(
         self, clock: Callable[[], float], checkpoint_s: float, is_out_of_time: Callable[[], bool] = lambda: False
     ) -> None:
-        self._clock, self._checkpoint_s, self._is_out_of_time = clock, checkpoint_s, is_out_of_time
-        self._started_at = self._saved = self._reported = clock()
+        self._clock, self._is_out_of_time = clock, is_out_of_time
+        self._checkpoints = CheckpointPace(clock, checkpoint_s)
+        self._started_at = self._reported = clock()
         self._images = 0
 
     def save_due(self) -> bool:
         """Whether the last checkpoint is old, or the time is up."""
-        return self._is_out_of_time() or self._clock() - self._saved >= self._checkpoint_s
+        return self._is_out_of_time() or self._checkpoints.due()
 
-    def saved(self) -> None:
-        """A checkpoint was kept, or tried."""
-        self._saved = self._clock()
+    def saving(self) -> AbstractContextManager[None]:
+        """Context in which a checkpoint is kept, or tried."""
+        return self._checkpoints.saving()
 
     def observe(self, step: GradientStep) -> dict[str, float] | None:
         """Live readings, at most four times a second."""

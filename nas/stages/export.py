@@ -14,12 +14,12 @@ from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.events import Candidate, Event, Exported, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
 from nas.core.provenance import Provenance
-from nas.core.retraining import RecipeFields, TrainingRecord
+from nas.core.retraining import HYPERPARAMETERS, TrainingRecord
 from nas.core.spec import SearchSpec
 from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
-from nas.stages.results import ExportResult, RetrainResult
+from nas.stages.results import ExportResult, RetrainResult, TrainResult
 from nas.stages.slow_int8 import slower_in_int8
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.verify import thin
@@ -55,7 +55,7 @@ class ExportStage:
                 int8=problem.spec.export.int8,
                 virtual=any(m.profile.source == "roofline" for m in problem.targets),
                 value_scale=_value_scale(subnets),
-                training=training_record(problem.spec, RetrainResult.read(state.finished), p.arch.id),
+                training=training_record(problem.spec, state, p.arch.id),
                 versions=resources.versions,
                 provenance=Provenance(problem.search_id, problem.spec, trained_supernet(state)),
             )
@@ -128,14 +128,16 @@ def _value_scale(subnets: Subnets) -> tuple[tuple[float, ...], tuple[float, ...]
     return None if scale is None else (scale.mean, scale.std)
 
 
-def training_record(spec: SearchSpec, result: RetrainResult | None, network: str) -> TrainingRecord:
+def training_record(spec: SearchSpec, state: SearchState, network: str) -> TrainingRecord:
     """How the weights of a network (id) came about."""
+    result, trained = RetrainResult.read(state.finished), TrainResult.read(state.finished)
     retrained = result.networks.get(network) if result is not None else None
+    supernet = {} if trained is None else trained.execution
     if result is None or retrained is None or spec.retrain is None:
-        return TrainingRecord("supernet")
+        return TrainingRecord("supernet", supernet=supernet)
     epochs = [trial.epochs for trial in result.trials or () if trial.network == network]
     recipe: dict[str, float | None] = {**retrained.values, "batch_size": spec.retrain.batch_size}
-    recipe |= spec.retrain.model_dump(include=set(RecipeFields.model_fields))
+    recipe |= spec.retrain.model_dump(include=HYPERPARAMETERS)
     if result.teacher is not None:
         recipe |= {f"distillation_{name}": value for name, value in spec.retrain.distillation.model_dump().items()}
     return TrainingRecord(
@@ -144,6 +146,7 @@ def training_record(spec: SearchSpec, result: RetrainResult | None, network: str
         teacher=result.teacher,
         teacher_quality=result.teacher_quality,
         recipe=recipe,
+        supernet=supernet,
     )
 
 

@@ -95,7 +95,9 @@ class EstimateResult(StageResult):
 @dataclass(frozen=True)
 class TrainResult(StageResult):
     """A trained supernet: ``supernet`` is its blob (sha256), ``steps`` the optimizer steps of this search. ``reused``:
-    it comes from another search. Qualities by the measure of the task, on validation images."""
+    it comes from another search. Qualities by the measure of the task, on validation images. ``precision``,
+    ``micro_batches`` of a step and ``ranks``: how it was computed (``nas.training.trainer.Execution``), None where that
+    is not recorded."""
 
     stage: ClassVar[str] = "train"
     supernet: str | None = None
@@ -103,6 +105,15 @@ class TrainResult(StageResult):
     steps: int | None = None
     largest_val_quality: Annotated[float | None, Field(alias="largest_val_accuracy")] = None
     smallest_val_quality: Annotated[float | None, Field(alias="smallest_val_accuracy")] = None
+    precision: str | None = None
+    micro_batches: int | None = None
+    ranks: int | None = None
+
+    @property
+    def execution(self) -> dict[str, str | int]:
+        """How training was computed, by name; empty where it is not recorded."""
+        values = {"precision": self.precision, "micro_batches": self.micro_batches, "ranks": self.ranks}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def reuse(cls, supernet: str) -> TrainResult:

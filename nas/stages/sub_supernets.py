@@ -19,6 +19,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
+from nas.stages.checkpoint_pace import CheckpointPace
 from nas.stages.gradient_runs import GradientRun, dump_run, dump_runs, load_run
 from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
@@ -63,8 +64,8 @@ class SubSupernetStage:
         phases = len(self.recipe.phases)
         if start.phase == phases:
             return
-        saved_at = reported_at = resources.clock()
-        due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        pace, reported_at = CheckpointPace(resources.clock, self.checkpoint_s), resources.clock()
+        due = lambda: resources.is_out_of_time() or pace.due()  # noqa: E731
         pipeline = Pipeline.of(problem, resources.torch_device)
         position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
         seed = derive_seed(problem.spec.seed, *position)
@@ -81,7 +82,8 @@ class SubSupernetStage:
                     yield Progress(self.name, report.done, report.total, "steps", {"loss": report.loss})
                 continue
             try:
-                blob = resources.blobs.put(report.to_bytes())
+                with pace.saving():
+                    blob = resources.blobs.put(report.to_bytes())
             except StorageError as error:
                 if report.phase == phases:
                     raise
@@ -91,7 +93,6 @@ class SubSupernetStage:
                 if report.phase < phases and resources.is_out_of_time():
                     yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
                     return
-            saved_at = resources.clock()
 
     @property
     def _label(self) -> str:
@@ -149,12 +150,12 @@ class GradientSubSupernetStage:
                 case TrainState() if report.phase < len(learning.kinds):
                     at = report.phase * learning.per_epoch + report.step
                     try:
-                        blob = resources.blobs.put(report.to_bytes())
+                        with pace.saving():
+                            blob = resources.blobs.put(report.to_bytes())
                     except StorageError as error:
                         yield Warned(self.name, f"checkpoint at step {at} was not kept, training goes on: {error}")
                     else:
                         yield Checkpoint(self.name, at, blob)
-                    pace.saved()
                     if resources.is_out_of_time():
                         reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"
                         yield Warned(self.name, out_of_time(problem.spec, reached))

@@ -15,6 +15,7 @@ from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
 from nas.core.rng import Stream, derive_seed
+from nas.stages.checkpoint_pace import CheckpointPace
 from nas.stages.results import EnsembleResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetStage, store_one_shot
 from nas.stages.subnets import load_supernet
@@ -62,8 +63,8 @@ class SupernetEnsembleStage:
         start = TrainState()
         if (last := state.checkpoints.get(self.name)) is not None:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
-        saved_at = reported_at = resources.clock()
-        due = lambda: resources.is_out_of_time() or resources.clock() - saved_at >= self.checkpoint_s  # noqa: E731
+        pace, reported_at = CheckpointPace(resources.clock, self.checkpoint_s), resources.clock()
+        due = lambda: resources.is_out_of_time() or pace.due()  # noqa: E731
         traced, trained_steps = max(1, learning.steps // TRACES), start.step
         for report in train_ensemble(learning, start, due):
             if isinstance(report, Step):
@@ -76,14 +77,14 @@ class SupernetEnsembleStage:
                     yield self._traced(learning, report.done)
                 continue
             try:
-                blob = resources.blobs.put(report.to_bytes())
+                with pace.saving():
+                    blob = resources.blobs.put(report.to_bytes())
             except StorageError as error:
                 if report.step == learning.steps:
                     raise
                 yield Warned(self.name, f"checkpoint at step {report.step} was not kept, training goes on: {error}")
             else:
                 yield Checkpoint(self.name, report.step, blob)
-            saved_at = resources.clock()
             if report.step < learning.steps and resources.is_out_of_time():
                 yield Warned(self.name, out_of_time(problem.spec, f"step {report.step} of the supernet ensemble"))
                 break

@@ -24,6 +24,7 @@ from nas.training.augment import Augmentation
 from nas.training.distillation import Distillation, Teacher
 from nas.training.pipeline import Pipeline
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
+from nas.training.trainer import Execution
 from nas.training.weights import Weights
 
 
@@ -66,6 +67,8 @@ class Learning:
             state, trained = unpack(self.blobs.get(blob), self.torch_device)
             assert trained is not None
             trainer.load_state_dict(trained)
+        elif recipe.chooses_precision:
+            trainer.choose_precision(self.clock)
         saved_at = self.clock()
         for epoch in range(len(state.scores), settings.epochs):
             trainer.epoch(epoch)
@@ -150,6 +153,8 @@ def recipe_of(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe
         drop_path=strengths["drop_path"],
         auxiliary=strengths["auxiliary"],
         distillation=Distillation(how.temperature, how.weight, how.features),
+        execution=Execution.of(settings),
+        chooses_precision=settings.precision == "auto",
     )
 
 

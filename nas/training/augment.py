@@ -7,7 +7,7 @@ Pixel values are 0 to 255 throughout, also in ``mean`` and ``std``; exported mod
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,12 +56,14 @@ class Augmentation:
 @dataclass(frozen=True)
 class MixedImages:
     """Images of which each is ``share`` parts of one image and 1 - ``share`` of another: ``x_BCHW``, with the labels
-    ``y_B`` and ``other_y_B``. Images that are not mixed have a ``share`` of 1."""
+    ``y_B`` and ``other_y_B``. Images that are not mixed have a ``share`` of 1. ``origin``: all of how the images came
+    about, so that equal ones have equal origins; None: it is not known."""
 
     x_BCHW: torch.Tensor
     y_B: torch.Tensor
     other_y_B: torch.Tensor
     share: float
+    origin: Hashable | None = None
 
     def loss(self, of_labels: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The mixture of the losses by both labels."""

@@ -70,9 +70,12 @@ class Teacher:
     answers: TeacherAnswers = field(default_factory=TeacherAnswers)
 
     def on_batch(
-        self, batch: Hashable, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False
+        self, batch: Hashable | None, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False
     ) -> TeacherOutputs:
-        """As a call. ``batch`` says all of how its images came about: where it comes again, nothing is computed."""
+        """As a call. ``batch`` says all of how its images came about, None where that is not known: where it comes
+        again, nothing is computed."""
+        if batch is None:
+            return self(x_BCHW, by, with_features)
         known = self.answers[batch, with_features]
         if known is not None:
             return known

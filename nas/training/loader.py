@@ -12,6 +12,7 @@ from nas.core.images import ImageRows, epoch_order
 from nas.core.ports import Split
 from nas.core.rng import Stream, derive_seed, rng
 from nas.training.pipeline import Pipeline, RawBatch
+from nas.training.trainer import MicroBatch
 
 AHEAD = 3  # batches that are read while one is trained on
 
@@ -56,6 +57,14 @@ class BatchLoader:
             self._pipeline.read_ahead(self._split, self.rows(upcoming), self.seed(upcoming))
             upcoming = self.after(upcoming)
         return self._pipeline.read(self._split, self.rows(position), self.seed(position))
+
+    def part(self, position: Position, part: MicroBatch) -> RawBatch:
+        """A part of the batch of a step; the same part of the next ones begins to be read. Raises as ``batch``."""
+        upcoming = position
+        for _ in range(self._ahead + 1):
+            self._pipeline.read_ahead(self._split, part.rows(self.rows(upcoming)), part.seed(self.seed(upcoming)))
+            upcoming = self.after(upcoming)
+        return self._pipeline.read(self._split, part.rows(self.rows(position)), part.seed(self.seed(position)))
 
     def batches(self, start: Position = Position()) -> Iterator[tuple[Position, RawBatch]]:
         """All batches from a position on, epoch after epoch, without end."""

@@ -11,15 +11,15 @@ import copy
 import io
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from nas.core.arch import Arch, as_archs, choice_counts
 from nas.core.errors import HwnasError
@@ -29,8 +29,11 @@ from nas.supernet import Supernet
 from nas.training import samplers
 from nas.training.augment import MixedImages, mixup
 from nas.training.criterion import Criterion, NetworkOutputs
-from nas.training.pipeline import Pipeline
+from nas.training.loader import BatchLoader, Position
+from nas.training.pipeline import LARGE_IMAGES, Pipeline
+from nas.training.ranks import ALONE, Ranks
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
+from nas.training.trainer import Execution, Images, MicroBatch, Trainer, compile_in_place
 from nas.training.weights import Weights
 
 TeacherKind = Literal["none", "frozen", "in_place"]
@@ -182,22 +185,62 @@ class Training:
         seed: int,
         sample: Sampler = samplers.sample_elastic,
         ends: ExtremeArchs | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
-        self._net, self._data, self._pipeline, self._seed = net, data, pipeline, seed
+        self._net, self._pipeline, self._seed = net, pipeline, seed
         self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
-        self._per_epoch = max(1, len(data.train) // recipe.batch_size)
+        self._loaders = [
+            BatchLoader(pipeline, data.train, recipe.batch_size, seed, phase=p) for p in range(len(recipe.phases))
+        ]
+        self._per_epoch = self._loaders[0].per_epoch
         self.lengths = [p.epochs * self._per_epoch for p in recipe.phases]  # optimiser steps of each phase
         self._ends = ends or (samplers.smallest(space), samplers.largest(space))
         self._inherited = ends is not None
         self._teacher: Supernet | None = None
         self._optimiser = optimiser(net.parameters(), recipe)
         self._average = weight_average(net, recipe.ema_decay)
+        self._trainer = Trainer(net.parameters(), recipe.clip_norm, pipeline.device, recipe.execution, ranks)
+        if recipe.execution.compiled:
+            compile_in_place(net.compiled_parts())
+
+    @property
+    def execution(self) -> Execution:
+        """How steps are computed by now: memory may have asked for smaller micro-batches."""
+        return self._trainer.execution
+
+    def compute_in(self, micro_batches: int) -> None:
+        """Compute each batch in so many parts from now on."""
+        self._trainer.execution = replace(self.execution, micro_batches=micro_batches)
+
+    def choose_precision(self, clock: Callable[[], float]) -> None:
+        """Compute in the precision in which the first step is faster, as the first rank finds it. Small images stay
+        float32: there is little to gain, and less to measure."""
+        archs, size, images = self._batch(0, 0)
+        if self.space.input_shape(archs[0])[1] < LARGE_IMAGES:
+            return
+        mixed = {part: images(part) for part in self._trainer.micro_batches(size)}
+        self._net.train()
+        self._trainer.choose_precision(
+            size, lambda part: self._losses(self.recipe.phases[0], archs, mixed[part]), clock
+        )
+
+    def exchange_s(self, clock: Callable[[], float]) -> float:
+        """Seconds in which memory is fast enough to send all gradients to another rank and add those received."""
+        gradients = torch.zeros(sum(p.numel() for p in self._net.parameters()), device=self._pipeline.device)
+        received = torch.ones_like(gradients)
+        started_at = clock()
+        for _ in range(2):
+            float(gradients.add_(received)[0])
+            received.copy_(gradients)
+        return clock() - started_at
 
     def restore(self, weights: Weights) -> None:
         """Goes back to what a ``TrainState`` holds."""
         self._net.load_state_dict(weights["net"])
         self._optimiser.load_state_dict(weights["optimiser"])
+        if "execution" in weights:
+            self._trainer.execution = self.execution.going_on_from(weights["execution"])
         if "teacher" in weights:
             self._teacher = _freeze(self._net)
             self._teacher.load_state_dict(weights["teacher"])
@@ -206,7 +249,11 @@ class Training:
 
     def state(self, phase: int, step: int) -> TrainState:
         """What it takes to go on from a position."""
-        weights: Weights = {"net": self._net.state_dict(), "optimiser": self._optimiser.state_dict()}
+        weights: Weights = {
+            "net": self._net.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "execution": self.execution.as_record(),
+        }
         if self._teacher is not None:
             weights["teacher"] = self._teacher.state_dict()
         if self._average is not None:
@@ -255,29 +302,70 @@ class Training:
     def step(self, p: int, step: int) -> Step:
         """One optimiser step. Raises HwnasError when the loss is no longer finite."""
         phase, steps = self.recipe.phases[p], self.lengths[p]
-        archs, dropout_seed, augment_seed = self._draw(p, step)
-        torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        index_B = batch_rows(len(self._data.train), self.recipe.batch_size, self._seed, p, step, self._per_epoch)
-        resolution = self.space.input_shape(archs[0])[1]
-        recipe = self.recipe
-        x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed, recipe.augmentation)
-        mixed = mixup(x, y, recipe.mixup, augment_seed)
-        for group in self._optimiser.param_groups:
-            group["lr"] = rate(phase, step, steps, self._per_epoch)
-        self._optimiser.zero_grad(set_to_none=True)
-        self._net.train()
-        loss = _backward(self._net, self.space, phase, recipe, archs, self._ends, self._teacher, self._criterion, mixed)
+        archs, size, images = self._batch(p, step)
+        loss = self.learn(p, archs, size, images, rate(phase, step, steps, self._per_epoch))
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
                 f"expected a finite value. A smaller learning rate than {phase.lr:g} may help"
             )
-        nn.utils.clip_grad_norm_(self._net.parameters(), recipe.clip_norm)
-        self._optimiser.step()
-        if self._average is not None:
-            self._average.update_parameters(self._net)
         done = sum(self.lengths[:p]) + step + 1
-        return Step(p, step + 1, steps, done, sum(self.lengths), loss, len(y) * len(archs))
+        return Step(p, step + 1, steps, done, sum(self.lengths), loss, size * len(archs))
+
+    def learn(self, p: int, archs: Sequence[Arch], size: int, images: Images, lr: float) -> float:
+        """One optimiser step of phase ``p`` on a batch of ``size`` images, which ``images`` gives in parts; return the
+        mean loss over ``archs``, whose gradients are summed."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        if not self._net.training:  # walking through all modules takes a tenth of a small step
+            self._net.train()
+        total = self._trainer.gradients(size, lambda part: self._losses(self.recipe.phases[p], archs, images(part)))
+        self._trainer.update(self._optimiser, self._average, self._net)
+        return float(total) / len(archs)
+
+    def load(self, p: int, step: int) -> None:
+        """Prepare the images of a step as it does itself, and nothing more: to tell what loading takes."""
+        _, size, images = self._batch(p, step)
+        for part in self._trainer.micro_batches(size):
+            images(part)
+
+    def _batch(self, p: int, step: int) -> tuple[list[Arch], int, Images]:
+        """The networks of a step, how many images it has, and these images in parts."""
+        recipe, loader = self.recipe, self._loaders[p]
+        archs, dropout_seed, augment_seed = self._draw(p, step)
+        position = Position(*divmod(step, loader.per_epoch))
+        resolution = self.space.input_shape(archs[0])[1]
+
+        def images(part: MicroBatch) -> MixedImages:
+            torch.manual_seed(part.seed(dropout_seed))  # dropout only; augmentation has its own generator
+            seed = part.seed(augment_seed)
+            x, y = self._pipeline.augment(loader.part(position, part), resolution, seed, recipe.augmentation)
+            return mixup(x, y, recipe.mixup, seed)
+
+        return archs, loader.batch_size, images
+
+    def _losses(self, phase: Phase, archs: Sequence[Arch], mixed: MixedImages) -> Iterator[torch.Tensor]:
+        """The loss of each network on the same images."""
+        bottom, top = (samplers.with_resolution(self.space, end, archs[0]) for end in self._ends)
+        forward, criterion, recipe = self._trainer.forward, self._criterion, self.recipe
+        target: NetworkOutputs | None = None
+        if phase.teacher == "in_place":
+            archs = [top, *archs[: phase.subnets - 2], bottom]
+        elif self._teacher is not None and phase.teacher == "frozen":
+            with torch.no_grad():
+                self._teacher.train()  # its batch norms use the batch's own statistics, as the students' do
+                target = forward(self._teacher, mixed.x_BCHW, top)
+        for i, arch in enumerate(archs):
+            outputs = forward(self._net, mixed.x_BCHW, arch)
+            if phase.teacher == "in_place" and target is not None:
+                yield criterion.imitation(outputs, target)  # the largest network of this step teaches, labels do not
+                continue
+            loss = mixed.loss(partial(criterion.loss, outputs, label_smoothing=recipe.label_smoothing))
+            if target is not None:
+                loss = loss + recipe.distillation * criterion.imitation(outputs, target)
+            if phase.teacher == "in_place" and i == 0:
+                target = outputs
+            yield loss
 
     def _draw(self, p: int, step: int) -> tuple[list[Arch], int, int]:
         generator = rng(self._seed, Stream.TRAINING_STEP, p, step)
@@ -298,6 +386,7 @@ def train(
     save_due: Callable[[], bool],
     sample: Sampler = samplers.sample_elastic,
     ends: ExtremeArchs | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Step | TrainState]:
     """Trains ``net`` from ``start`` to the end, yielding a ``Step`` per optimiser step and a ``TrainState`` whenever
     ``save_due()`` and at each phase's end. Resuming from a state repeats nothing and ends in the same weights.
@@ -306,8 +395,18 @@ def train(
     Raises HwnasError when the loss is no longer finite.
     """
     training = Training(net, space, data, pipeline, recipe, seed, sample, ends)
+    yield from run_training(training, start, save_due, clock)
+
+
+def run_training(
+    training: Training, start: TrainState, save_due: Callable[[], bool], clock: Callable[[], float] = time.perf_counter
+) -> Iterator[Step | TrainState]:
+    """As ``train``. Several ranks run it at once; where ``save_due()`` ends their training, it has to be due on all of
+    them after the same step."""
     if start.weights is not None:
         training.restore(start.weights)
+    elif training.recipe.chooses_precision:
+        training.choose_precision(clock)
     for p in range(start.phase, len(training.lengths)):
         first = start.step if p == start.phase else 0
         if first == 0:
@@ -320,42 +419,6 @@ def train(
         yield training.state(p + 1, 0)
 
 
-def _backward(
-    net: Supernet,
-    space: SearchSpace,
-    phase: Phase,
-    recipe: SupernetRecipe,
-    archs: list[Arch],
-    ends: ExtremeArchs,
-    teacher: Supernet | None,
-    criterion: Criterion,
-    mixed: MixedImages,
-) -> float:
-    """Accumulates the summed gradients of one step; returns the mean loss over its subnets."""
-    bottom, top = (samplers.with_resolution(space, end, archs[0]) for end in ends)
-    target: NetworkOutputs | None = None
-    total = 0.0
-    if phase.teacher == "in_place":
-        archs = [top, *archs[: phase.subnets - 2], bottom]
-    elif teacher is not None and phase.teacher == "frozen":
-        with torch.no_grad():
-            teacher.train()  # its batch norms use the batch's own statistics, as the students' do
-            target = teacher(mixed.x_BCHW, top)
-    for i, arch in enumerate(archs):
-        logits = net(mixed.x_BCHW, arch)
-        if phase.teacher == "in_place" and target is not None:
-            loss = criterion.imitation(logits, target)  # the largest network of this very step teaches, labels do not
-        else:
-            loss = mixed.loss(partial(criterion.loss, logits, label_smoothing=recipe.label_smoothing))
-            if target is not None:
-                loss = loss + recipe.distillation * criterion.imitation(logits, target)
-        if phase.teacher == "in_place" and i == 0:
-            target = logits
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
-    return total / len(archs)
-
-
 def _freeze(net: Supernet) -> Supernet:
     """A copy that does not learn. Without dropout, as in the authors' code; its batch norms use the batch's statistics,
     so it stays in training mode."""
@@ -364,15 +427,6 @@ def _freeze(net: Supernet) -> Supernet:
         if isinstance(module, Supernet):
             module.dropout = 0.0
     return teacher
-
-
-def batch_rows(
-    size: int, batch: int, seed: int, phase: int, step: int, per_epoch: int
-) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """The training images of a step; every epoch has an order of its own."""
-    epoch, position = divmod(step, per_epoch)
-    order = rng(seed, Stream.BATCH_ORDER, phase, epoch).permutation(size)
-    return order[position * batch : (position + 1) * batch]
 
 
 def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 THREADS = 2
-_MOST = 8  # batches that wait: those of positions that nobody came to are dropped
+_MOST = 16  # batches, or their parts, that wait: those of positions that nobody came to are dropped
 
 
 class ReadAhead(Generic[T]):

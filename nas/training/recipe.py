@@ -15,6 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nas.training.augment import Augmentation
+from nas.training.trainer import Execution, fused_sgd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +24,7 @@ class Recipe:
 
     ``ema_decay``: evaluate an exponential moving average of the weights with this decay, 0: the weights of the last
     step. ``mixup``: the parameter of the Beta distribution from which shares of mixed images are drawn, 0: none.
+    ``execution``: how steps are computed; ``chooses_precision``: its precision is the faster one instead.
     """
 
     batch_size: int
@@ -33,6 +35,8 @@ class Recipe:
     ema_decay: float = 0.0
     mixup: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    execution: Execution = field(default_factory=Execution)
+    chooses_precision: bool = False
 
 
 def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
@@ -42,7 +46,7 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim
         matrices_and_vectors[parameter.ndim <= 1].append(parameter)
     decays = (recipe.weight_decay, 0.0)
     groups = [{"params": p, "weight_decay": d} for p, d in zip(matrices_and_vectors, decays, strict=True)]
-    return torch.optim.SGD(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
+    return fused_sgd(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
 
 def cosine_rate(lr: float, step: int, steps: int, warmup_steps: float) -> float:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import io
 import json
 import math
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -27,9 +27,11 @@ from nas.training.distillation import (
     feature_projection,
     soft_target_loss,
 )
-from nas.training.pipeline import Pipeline
+from nas.training.loader import BatchLoader, Position
+from nas.training.pipeline import LARGE_IMAGES, Pipeline, in_fast_weight_layout
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
+from nas.training.trainer import Execution, Images, MicroBatch, Trainer, compile_in_place
 from nas.training.weights import Weights
 
 
@@ -49,10 +51,11 @@ class StandaloneRecipe(Recipe):
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What the images of a step come from: ``rows`` of the training images, and how they are changed."""
+class BatchOrigin:
+    """What images of a step come from: ``rows`` of the training images, and how they are changed."""
 
     rows: tuple[int, ...]
+    crop_seed: int
     augment_seed: int
     resolution: int
     augmentation: Augmentation
@@ -72,9 +75,10 @@ class StandaloneTrainer:
         seed: int,
         teacher: Teacher | None = None,
     ) -> None:
-        self.module = module
-        self.per_epoch = max(1, len(data.train) // recipe.batch_size)
-        self._resolution, self._data, self._pipeline = resolution, data, pipeline
+        self.module = in_fast_weight_layout(module, resolution)
+        self._loader = BatchLoader(pipeline, data.train, recipe.batch_size, seed)
+        self.per_epoch = self._loader.per_epoch
+        self._resolution, self._pipeline = resolution, pipeline
         self._recipe, self._seed, self._teacher = recipe, seed, teacher
         self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
         self._paths = paths_of(module)
@@ -87,6 +91,14 @@ class StandaloneTrainer:
         ]
         self._optimiser = optimiser(self._parameters, recipe)
         self._average = weight_average(module, recipe.ema_decay)
+        if recipe.execution.compiled:
+            compile_in_place([module])
+        self._trainer = Trainer(self._parameters, recipe.clip_norm, pipeline.device, recipe.execution)
+
+    @property
+    def execution(self) -> Execution:
+        """How steps are computed by now: memory may have asked for smaller micro-batches."""
+        return self._trainer.execution
 
     @property
     def evaluated(self) -> nn.Module:
@@ -99,27 +111,37 @@ class StandaloneTrainer:
 
     def step(self, epoch: int, i: int) -> float:
         """One optimiser step; return its loss. Raises Diverged when the loss is not finite."""
-        recipe = self._recipe
-        dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
-        torch.manual_seed(dropout_seed)  # dropout only; augmentation has its own generator
-        batch = self._batch_at(epoch, i, augment_seed)
-        mixed = self._images(batch)
-        for group in self._optimiser.param_groups:
-            group["lr"] = self._rate(epoch * self.per_epoch + i)
-        self.module.train()
-        self._optimiser.zero_grad(set_to_none=True)
-        loss = self._loss(batch, mixed, recipe.drop_path * epoch / recipe.epochs)
-        value = float(loss.detach())
+        size, images = self._batch(epoch, i)
+        value = self.learn(epoch, size, images, self._rate(epoch * self.per_epoch + i))
         if not math.isfinite(value):
             raise Diverged(
-                f"training diverged in epoch {epoch + 1}: loss is {value} at a learning rate of {recipe.lr:g}"
+                f"training diverged in epoch {epoch + 1}: loss is {value} at a learning rate of {self._recipe.lr:g}"
             )
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
-        self._optimiser.step()
-        if self._average is not None:
-            self._average.update_parameters(self.module)
         return value
+
+    def learn(self, epoch: int, size: int, images: Images, lr: float) -> float:
+        """One optimiser step on a batch of ``size`` images, which ``images`` gives in parts; return its loss."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = lr
+        if not self.module.training:  # walking through all modules takes a tenth of a small step
+            self.module.train()
+        drop_path = self._recipe.drop_path * epoch / self._recipe.epochs
+        total = self._trainer.gradients(size, lambda part: iter([self._loss(images(part), drop_path)]))
+        self._trainer.update(self._optimiser, self._average, self.module)
+        return float(total)
+
+    def choose_precision(self, clock: Callable[[], float]) -> None:
+        """Compute in the precision in which the first step is faster; small images stay float32."""
+        if self._resolution < LARGE_IMAGES:
+            return
+        size, images = self._batch(0, 0)
+        mixed = {part: images(part) for part in self._trainer.micro_batches(size)}
+        statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
+
+        self.module.train()
+        self._trainer.choose_precision(size, lambda part: iter([self._loss(mixed[part], 0.0)]), clock)
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(statistics[name])
 
     def state_dict(self) -> Weights:
         """The state to resume from."""
@@ -128,6 +150,7 @@ class StandaloneTrainer:
             "head": self._head.state_dict(),
             "projection": self._projection.state_dict(),
             "optimiser": self._optimiser.state_dict(),
+            "execution": self.execution.as_record(),
         }
         if self._average is not None:
             weights["average"] = self._average.state_dict()
@@ -139,48 +162,58 @@ class StandaloneTrainer:
         self._head.load_state_dict(state.get("head", {}))
         self._projection.load_state_dict(state.get("projection", {}))
         self._optimiser.load_state_dict(state["optimiser"])
+        if "execution" in state:
+            self._trainer.execution = self.execution.going_on_from(state["execution"])
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
-    def _batch_at(self, epoch: int, i: int, augment_seed: int) -> Batch:
-        """The images of a step, as large as the student or its teacher takes them."""
+    def _batch(self, epoch: int, i: int) -> tuple[int, Images]:
+        """How many images a step has, and these images in parts, as large as the student or its teacher takes them."""
         recipe = self._recipe
-        order = rng(self._seed, Stream.BATCH_ORDER, 0, epoch).permutation(len(self._data.train))
-        rows = order[i * recipe.batch_size : (i + 1) * recipe.batch_size]
+        dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
         resolution = max(self._resolution, self._teacher.resolution if self._teacher is not None else 0)
-        return Batch(tuple(rows.tolist()), augment_seed, resolution, recipe.augmentation, recipe.mixup)
 
-    def _images(self, batch: Batch) -> MixedImages:
-        rows_B = np.array(batch.rows, dtype=np.int64)
-        train, resolution, seed = self._data.train, batch.resolution, batch.augment_seed
-        x, y = self._pipeline.augmented(train, rows_B, resolution, seed, batch.augmentation)
-        return mixup(x, y, batch.mixup, seed)
+        position = Position(epoch, i)
 
-    def _loss(self, batch: Batch, mixed: MixedImages, drop_path: float) -> torch.Tensor:
+        def images(part: MicroBatch) -> MixedImages:
+            torch.manual_seed(part.seed(dropout_seed))  # dropout only; augmentation has its own generator
+            seed = part.seed(augment_seed)
+            raw = self._loader.part(position, part)
+            x, y = self._pipeline.augment(raw, resolution, seed, recipe.augmentation)
+            rows = tuple(part.rows(self._loader.rows(position)).tolist())
+            crop_seed = part.seed(self._loader.seed(position))
+            origin = BatchOrigin(rows, crop_seed, seed, resolution, recipe.augmentation, recipe.mixup)
+            return replace(mixup(x, y, recipe.mixup, seed), origin=origin)
+
+        return self._loader.batch_size, images
+
+    def _loss(self, mixed: MixedImages, drop_path: float) -> torch.Tensor:
         """The loss by labels, and by the teacher's outputs where there is a teacher."""
         recipe, x_BCHW = self._recipe, resize(mixed.x_BCHW, self._resolution)
         with ExitStack() as stack:
             stack.enter_context(path_dropout(self._paths, drop_path))
             middle = stack.enter_context(recorded_outputs(self._middle))
             features = stack.enter_context(classifier_inputs(self.module)) if self._compares_features else []
-            outputs = self.module(x_BCHW)
+            outputs = self._trainer.forward(self.module, x_BCHW)
         loss = mixed.loss(partial(self._criterion.loss, outputs, label_smoothing=recipe.label_smoothing))
         if recipe.auxiliary > 0:
-            auxiliary_BK = self._head(middle[0])
+            auxiliary_BK = self._trainer.forward(self._head, middle[0])
             loss = loss + recipe.auxiliary * mixed.loss(
                 partial(self._criterion.loss, auxiliary_BK, label_smoothing=recipe.label_smoothing)
             )
         if self._teacher is None:
             return loss
-        target = self._teacher.on_batch(batch, mixed.x_BCHW, self._pipeline.preprocessing, self._compares_features)
+        by = self._pipeline.preprocessing
+        target = self._teacher.on_batch(mixed.origin, mixed.x_BCHW, by, self._compares_features)
         how = recipe.distillation
         if self._criterion.task.labels == "class":
+            assert isinstance(outputs, torch.Tensor)
             imitation = soft_target_loss(outputs, target.logits_BK, how.temperature)
         else:
             imitation = self._criterion.imitation(outputs, target.logits_BK)
         loss = (1 - how.weight) * loss + how.weight * imitation
         if target.features_BF is not None:
-            loss = loss + how.features * feature_loss(self._projection(features[0]), target.features_BF)
+            loss = loss + how.features * feature_loss(self._projection(features[0].float()), target.features_BF)
         return loss
 
     @property

@@ -16,8 +16,9 @@ class Weights(TypedDict, total=False):
     """A training writes the keys that it needs to resume; a finished one those of its network.
 
     ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet), ``head`` (an auxiliary
-    classifier), ``projection`` (of features to a teacher's) and ``average`` (of weights,
-    ``nas.training.recipe.weight_average``): of training by gradient descent. ``partition``: the router of a routed
+    classifier), ``projection`` (of features to a teacher's), ``average`` (of weights,
+    ``nas.training.recipe.weight_average``) and ``execution`` (``nas.training.trainer.Execution`` as a record): of
+    training by gradient descent. ``partition``: the router of a routed
     supernet, as JSON text; ``run`` and ``runs``: what gradient searches found (``nas.stages.gradient_runs``).
 
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
@@ -31,6 +32,7 @@ class Weights(TypedDict, total=False):
     head: TensorsByName
     projection: TensorsByName
     average: TensorsByName
+    execution: Mapping[str, object]
     partition: str
     run: str
     runs: str

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search_spaces.layers.first_channels import first
 from search_spaces.layers.plain_copies import filled
 
 
@@ -25,7 +26,7 @@ class ElasticBatchNorm(nn.Module):
     def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
         """Same shape; without ``affine`` neither scaled nor shifted."""
         c = x_BCHW.shape[1]
-        weight, bias = (self.weight[:c], self.bias[:c]) if affine else (None, None)
+        weight, bias = (first(self.weight, c), first(self.bias, c)) if affine else (None, None)
         if self.training:
             return F.batch_norm(x_BCHW, None, None, weight, bias, training=True, eps=self.eps)
         return F.batch_norm(x_BCHW, self.running_mean[:c], self.running_var[:c], weight, bias, eps=self.eps)

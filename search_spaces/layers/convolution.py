@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search_spaces.layers.first_channels import first
+from search_spaces.layers.layout import pointwise
 from search_spaces.layers.plain_copies import filled
 
 
@@ -21,7 +23,9 @@ class ElasticConv(nn.Module):
 
     def forward(self, x_BCHW: torch.Tensor, c_out: int) -> torch.Tensor:
         """(B, c_in', H, W) -> (B, c_out, H/stride, W/stride)."""
-        weight = self.weight[:c_out, : x_BCHW.shape[1]]
+        weight = first(self.weight, c_out, x_BCHW.shape[1])
+        if self.kernel == self.stride == 1:
+            return pointwise(x_BCHW, weight)
         return F.conv2d(x_BCHW, weight, stride=self.stride, padding=self.kernel // 2)
 
     @torch.no_grad()

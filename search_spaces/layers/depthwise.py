@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search_spaces.layers.first_channels import first
+from search_spaces.layers.layout import has_channels_last
 from search_spaces.layers.plain_copies import filled
 
 # Up to this many pixels, a depthwise convolution is faster as matrix products (see benchmarks/depthwise.py).
@@ -27,8 +29,18 @@ def depthwise_by_matmul(x_BCHW: torch.Tensor, weight_C1KK: torch.Tensor, stride:
     taps_OI, h_out, w_out = _taps(h, w, weight_C1KK.shape[-1], stride)
     flat_CT = F.pad(weight_C1KK.reshape(c, -1), (0, 1))  # the extra tap is the zero of the padding
     matrix_COI = flat_CT[:, taps_OI.to(weight_C1KK.device)]
+    if has_channels_last(x_BCHW):
+        # Matrices whose rows and columns both have gaps would be copied one by one.
+        x_CBI = x_BCHW.permute(1, 0, 2, 3).reshape(c, b, h * w)
+        y_BOC = torch.bmm(x_CBI, matrix_COI.transpose(1, 2)).permute(1, 2, 0).contiguous()
+        return y_BOC.view(b, h_out, w_out, c).permute(0, 3, 1, 2)
     y_CBO = torch.bmm(x_BCHW.reshape(b, c, h * w).transpose(0, 1), matrix_COI.transpose(1, 2))
     return y_CBO.transpose(0, 1).reshape(b, c, h_out, w_out)
+
+
+def is_small_map(x_BCHW: torch.Tensor) -> bool:
+    """Whether ``depthwise_by_matmul`` is faster for this input."""
+    return x_BCHW.device.type == "cpu" and x_BCHW.shape[-2] * x_BCHW.shape[-1] <= SMALL_MAP
 
 
 @functools.cache
@@ -62,7 +74,7 @@ class ElasticDepthwise(nn.Module):
 
     def kernel(self, size: int, channels: int) -> torch.Tensor:
         """The filter of ``size`` for the first ``channels``, shape (channels, 1, size, size)."""
-        weight = self.weight[:channels]
+        weight = first(self.weight, channels)
         for smaller, matrix in zip(self.kernels[1:], self.transforms, strict=True):
             if weight.shape[-1] == size:
                 break
@@ -76,7 +88,7 @@ class ElasticDepthwise(nn.Module):
         """(B, C', H, W) -> (B, C', H/stride, W/stride) with a kernel of ``size``."""
         channels = x_BCHW.shape[1]
         weight = self.kernel(size, channels)
-        if x_BCHW.shape[-2] * x_BCHW.shape[-1] <= SMALL_MAP:
+        if is_small_map(x_BCHW):
             return depthwise_by_matmul(x_BCHW, weight, self.stride)
         return F.conv2d(x_BCHW, weight, stride=self.stride, padding=size // 2, groups=channels)
 
@@ -84,5 +96,16 @@ class ElasticDepthwise(nn.Module):
     def cut(self, channels: int, size: int) -> nn.Conv2d:
         """The first channels as a plain depthwise convolution."""
         with torch.device("meta"):
-            conv = nn.Conv2d(channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
+            conv = PlainDepthwise(channels, channels, size, self.stride, size // 2, groups=channels, bias=False)
         return filled(conv, weight=self.kernel(size, channels))
+
+
+class PlainDepthwise(nn.Conv2d):
+    """A depthwise convolution without bias and with "same" padding, which learns from small maps as fast as elastic
+    ones do. In evaluation it is the plain convolution that it is exported as."""
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, C, H, W) -> (B, C, H/stride, W/stride)."""
+        if self.training and is_small_map(x_BCHW):
+            return depthwise_by_matmul(x_BCHW, self.weight, self.stride[0])
+        return super().forward(x_BCHW)

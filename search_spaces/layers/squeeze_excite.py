@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from search_spaces.layers.first_channels import first
 from search_spaces.layers.plain_copies import filled
 
 
@@ -36,8 +37,9 @@ class ElasticSqueezeExcite(nn.Module):
         """Same shape."""
         c = x_BCHW.shape[1]
         s_BC = x_BCHW.mean((2, 3))
-        s_BC = F.relu(F.linear(s_BC, self.reduce.weight[:squeezed, :c], self.reduce.bias[:squeezed]))
-        s_BC = F.hardsigmoid(F.linear(s_BC, self.expand.weight[:c, :squeezed], self.expand.bias[:c]))
+        reduce, expand = self.reduce, self.expand
+        s_BC = F.relu(F.linear(s_BC, first(reduce.weight, squeezed, c), first(reduce.bias, squeezed)))
+        s_BC = F.hardsigmoid(F.linear(s_BC, first(expand.weight, c, squeezed), first(expand.bias, c)))
         return x_BCHW * s_BC[:, :, None, None]
 
     @torch.no_grad()

@@ -253,6 +253,10 @@ class MobileNetV3Supernet(Supernet):
         )
         return nn.Sequential(modules).train(self.training)
 
+    def compiled_parts(self) -> list[ElasticBlock]:
+        """The blocks, each of which has a variant for every kernel and width."""
+        return [module for module in self.modules() if isinstance(module, ElasticBlock)]
+
     @torch.no_grad()
     def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Sort the inner channels of every block (Once-for-all, section 3.3), and the channels between the blocks of

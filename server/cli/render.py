@@ -289,6 +289,7 @@ def cost(c: CostEstimate) -> RenderableType:
     lines: list[RenderableType] = ["", table]
     lines += [f"{s.stage}: {escape(s.note)}" for s in c.stages if s.note]
     hours = f"{c.gpu_hours:.2g} GPU-hours, " if c.gpu_hours else ""
+    hours += f"{formatting.size(c.gpu_memory_bytes)} of GPU memory, " if c.gpu_memory_bytes is not None else ""
     how = "every stage was timed" if c.confidence == "measured" else "[yellow]not every stage could be timed[/]"
     lines.append(f"{hours}{c.cpu_hours:.2g} CPU-hours, {formatting.counted(c.evaluations, 'evaluation')}; {how}")
     return Group(*lines)

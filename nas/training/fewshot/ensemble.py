@@ -21,9 +21,11 @@ from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training.fewshot.partition import RoutingTable, choice_combination
 from nas.training.fewshot.routed_supernet import RoutedSupernet
+from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, TrainState, batch_rows, rate
+from nas.training.progressive import Step, SupernetRecipe, TrainState, rate
 from nas.training.recipe import optimiser
+from nas.training.trainer import clip
 from nas.training.weights import Weights
 
 SAMPLED = 4_096  # networks that estimate the share of each combination in a space too large to list
@@ -82,7 +84,8 @@ class EnsembleTraining:
         self.nets, self.space, self.recipe, self.genes = nn.ModuleList(nets), space, recipe, genes
         self._data, self._pipeline, self._seed = data, pipeline, seed
         self._phase = recipe.phases[0]
-        self.per_epoch = max(1, len(data.train) // recipe.batch_size)
+        self._loader = BatchLoader(pipeline, data.train, recipe.batch_size, seed)
+        self.per_epoch = self._loader.per_epoch
         self.steps = self._phase.epochs * self.per_epoch
         self._counts = tuple(len(space.decisions[g].choices) for g in genes)
         self._networks_NG: Genes | None = None
@@ -144,9 +147,8 @@ class EnsembleTraining:
         dropout_seed, augment_seed = (int(s) for s in generator.integers(2**62, size=2))
         torch.manual_seed(dropout_seed)
         resolution = self.space.input_shape(arch)[1]
-        size = len(self._data.train)
-        index_B = batch_rows(size, self.recipe.batch_size, self._seed, 0, step, self.per_epoch)
-        x, y = self._pipeline.augmented(self._data.train, index_B, resolution, augment_seed)
+        raw = self._loader.batch(Position(*divmod(step, self.per_epoch)))
+        x, y = self._pipeline.augment(raw, resolution, augment_seed)
         loss = self._learn(model, arch, x, y, rate(self._phase, step, self.steps, self.per_epoch))
         if not math.isfinite(loss):
             raise HwnasError(
@@ -170,7 +172,7 @@ class EnsembleTraining:
         net.train()
         loss = F.cross_entropy(net(x, arch), y, label_smoothing=self.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(net.parameters(), self.recipe.clip_norm)
+        clip(list(net.parameters()), self.recipe.clip_norm)
         sgd.step()
         return float(loss.detach())
 

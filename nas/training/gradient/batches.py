@@ -33,14 +33,21 @@ class Batches:
         """Draw the halves."""
         rows = generator.permutation(len(self._data.train)).astype(np.int64)
         half = self._half
+        self._orders: dict[Half, tuple[int, Index]] = {}
         self.rows: dict[Half, Index] = {"weights": rows[:half], "alphas": rows[half:], "all": rows}
 
     def batch(self, half: Half, epoch: int, step: int, generator: np.random.Generator) -> LabelledImages:
         """Augmented images (B, C, H, W), channels last, and labels (B,); every epoch has an order of its own."""
         rows = self.rows[half]
-        order = rng(self._seed, Stream.GRADIENT_BATCH_ORDER, HALVES.index(half), epoch).permutation(len(rows))
-        index_B = rows[order[(step * self.size + np.arange(self.size)) % len(rows)]]
+        index_B = rows[self._order(half, epoch)[(step * self.size + np.arange(self.size)) % len(rows)]]
         return self._augmented(index_B, int(generator.integers(2**62)))
+
+    def _order(self, half: Half, epoch: int) -> Index:
+        """A permutation of the images of a half, drawn once an epoch: that takes longer than a step for many images."""
+        if half not in self._orders or self._orders[half][0] != epoch:
+            generator = rng(self._seed, Stream.GRADIENT_BATCH_ORDER, HALVES.index(half), epoch)
+            self._orders[half] = epoch, generator.permutation(len(self.rows[half]))
+        return self._orders[half][1]
 
     def probe(self) -> LabelledImages:
         """The same augmented held-out batch each time."""

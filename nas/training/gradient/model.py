@@ -17,6 +17,7 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import TeacherState
+from nas.training.trainer import Execution, Trainer, fused_sgd
 from nas.training.weights import Weights
 
 Tensor = torch.Tensor
@@ -69,6 +70,7 @@ class RelaxedModel:
             self.mask[:, relaxation.none] = False
         if allowed_EO is not None:
             self.mask &= torch.from_numpy(allowed_EO).to(device)
+        self.trainer = Trainer(net.parameters(), options.clip_norm, str(device), Execution())
         self.begin_optimisers(options.weight_decay)
 
     @property
@@ -79,8 +81,12 @@ class RelaxedModel:
     def begin_optimisers(self, weight_decay: float) -> None:
         """Replace both optimisers by new ones."""
         o = self.options
-        self.weight_optimiser = torch.optim.SGD(
-            self.net.parameters(), lr=o.lr, momentum=o.momentum, nesterov=o.nesterov, weight_decay=weight_decay
+        self.weight_optimiser = fused_sgd(
+            self.net.parameters(),
+            lr=o.lr,
+            momentum=o.momentum,
+            nesterov=o.nesterov,
+            weight_decay=weight_decay,
         )
         self.alpha_optimiser: torch.optim.Optimizer
         if o.alpha_optimiser == "adam":
@@ -97,9 +103,7 @@ class RelaxedModel:
 
     def update_weights(self) -> None:
         """Clip the gradients of the weights and do an optimiser step."""
-        (group,) = self.weight_optimiser.param_groups
-        nn.utils.clip_grad_norm_(group["params"], self.options.clip_norm)
-        self.weight_optimiser.step()
+        self.trainer.update(self.weight_optimiser)
 
     # Discretisation
 

@@ -59,8 +59,10 @@ def _draw_cost(cost: CostEstimate) -> None:
     """The duration of each stage with its range, and the stages whose duration is unknown."""
     heading(f"About {formatting.duration(cost.seconds)} on {cost.worker}", 2)
     duration_range = f"{formatting.duration(cost.low_s)} to {formatting.duration(cost.high_s)}"
-    memory = formatting.size(cost.memory_bytes)
-    text(f"{duration_range}; {memory} of memory. Estimated from a few real steps of each stage.", "small muted")
+    memory = f"{formatting.size(cost.memory_bytes)} of memory"
+    if cost.gpu_memory_bytes is not None:
+        memory += f", {formatting.size(cost.gpu_memory_bytes)} of the GPU's"
+    text(f"{duration_range}; {memory}. Estimated from a few real steps of each stage.", "small muted")
     for stage in cost.stages:
         with div("stages"), div("stage finished"):
             progress_bar((stage.seconds or 0.0) / max(cost.seconds, 1e-9))

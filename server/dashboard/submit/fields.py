@@ -149,6 +149,8 @@ class SpecFields:
         self._seed = self._field(ui.number("Seed", value=initial.seed, min=0, format="%d"))
         self._cpus = self._field(ui.number("Processor cores", value=initial.resources.cpus, min=1, format="%d"))
         self._gpus = self._field(ui.number("GPUs", value=initial.resources.gpus, min=0, format="%d"))
+        ranks = ui.number("Ranks", value=initial.resources.ranks, min=1, format="%d").props("clearable")
+        self._ranks = self._field(ranks, "processes that train a supernet together; empty: one, or one for each GPU")
         hours = ui.number("Time limit (hours)", min=0.001, value=initial.resources.max_hours, format="%g")
         self._max_hours = self._field(hours.props("clearable"), "on workers; then the front so far is the result")
         self._cost_bounds = {}
@@ -233,7 +235,12 @@ class SpecFields:
             },
             "export": {"count": self._export_count.value, "int8": self._int8.value},
             "resources": initial["resources"]
-            | {"cpus": self._cpus.value, "gpus": self._gpus.value, "max_hours": self._max_hours.value or None},
+            | {
+                "cpus": self._cpus.value,
+                "gpus": self._gpus.value,
+                "ranks": self._ranks.value or None,
+                "max_hours": self._max_hours.value or None,
+            },
             "seed": self._seed.value,
             "supernet": self._supernet.value or None,
             "retrain": self._retraining(),
