@@ -42,7 +42,7 @@ KILLED_AT = 20  # steps
 
 
 @dataclass(frozen=True)
-class Size:
+class TrainingSize:
     """Of a training: the preset of its space, images of ``pixels`` and how many of them a step has."""
 
     preset: str
@@ -50,7 +50,11 @@ class Size:
     batch: int
 
 
-SIZES = {"default": Size("imagenet", 64, 16), "full": Size("imagenet", 128, 32), "tiny": Size("digits", 8, 8)}
+SIZES = {
+    "default": TrainingSize("imagenet", 64, 16),
+    "full": TrainingSize("imagenet", 128, 32),
+    "tiny": TrainingSize("digits", 8, 8),
+}
 
 
 @dataclass(frozen=True)
@@ -114,14 +118,14 @@ def _train(cluster: RayCluster, size: str, ranks: int, killed: Path | None = Non
     return Training(
         seconds={int(r["done"]): r["at_s"] for r in records if r["kind"] == "step"},
         loss=next(r["loss"] for r in reversed(records) if r["kind"] == "step"),
-        checkpoints=[r["step"] for r in records if r["kind"] == "kept"],
+        checkpoints=[r["step"] for r in records if r["kind"] == "kept_steps"],
         done_at_death=next((r["done"] for r in records if r["kind"] == "death"), None),
-        kept_at_death=next((r["kept"] for r in records if r["kind"] == "death"), None),
+        kept_at_death=next((r["kept_steps"] for r in records if r["kind"] == "death"), None),
     )
 
 
 @dataclass(frozen=True)
-class Mortal:
+class MortalStage:
     """A stage whose second rank kills itself once, after ``KILLED_AT`` steps; ``marker`` is a file that says so."""
 
     stage: TrainStage
@@ -149,7 +153,7 @@ def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEven
     # Two micro-batches, however many ranks there are: the results are to be equal.
     spec = payload.spec.model_copy(update={"resources": ResourceSpec(cpus=2, ranks=2)})
     problem, train = training_of(SIZES[name], spec)
-    stage: Any = Mortal(train, marker) if marker else train
+    stage: Any = MortalStage(train, marker) if marker else train
     ranks = payload.spec.resources.training_ranks
     on_ranks = ray_data_parallel(ranks, ranks, 0)
     resources = Resources(open_blobs(blobs_url), None, time.monotonic)  # type: ignore[arg-type]  # nothing is measured
@@ -158,22 +162,22 @@ def run_job(payload: SearchPayload, blobs_url: str, events: Sequence[EncodedEven
         if on_ranks is None
         else on_ranks(stage, problem, resources, SearchState())
     )
-    done = kept = 0
+    done = kept_steps = 0
     for event in stage_events:
         match event:
             case Progress():
                 done = int(event.done)
                 yield [{"kind": "step", "done": done, "at_s": time.perf_counter(), "loss": event.values["loss"]}]
             case Checkpoint():
-                kept = event.step
-                yield [{"kind": "kept", "step": kept}]
+                kept_steps = event.step
+                yield [{"kind": "kept_steps", "step": kept_steps}]
             case Warned():
-                yield [{"kind": "death", "done": done, "kept": kept}]
+                yield [{"kind": "death", "done": done, "kept_steps": kept_steps}]
             case StageFinished():
                 return
 
 
-def training_of(size: Size, spec: SearchSpec) -> tuple[Problem, TrainStage]:
+def training_of(size: TrainingSize, spec: SearchSpec) -> tuple[Problem, TrainStage]:
     """Training by the sandwich rule on images of noise, for ``STEPS`` steps."""
     shape = ImageShape(3, size.pixels, size.pixels, 10)
     generator = np.random.default_rng(0)

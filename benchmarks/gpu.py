@@ -23,7 +23,7 @@ from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Phase, SupernetRecipe, Training, uniform
-from nas.training.trainer import Execution, use_fast_kernels
+from nas.training.trainer import TrainingExecution, use_fast_kernels
 from search_spaces.mobilenet_v3 import space as mobilenet_v3
 from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
 from search_spaces.nas_bench_201 import space as nas_bench_201
@@ -33,7 +33,7 @@ SUBNETS = 4
 
 
 @dataclass(frozen=True)
-class Size:
+class GpuSizes:
     """Images of a step and their pixels, and presets, of the supernet; the batch of differentiable search; images,
     pixels and channels of NAS-Bench-201; ``patience_s``: how long each is timed."""
 
@@ -48,8 +48,8 @@ class Size:
     patience_s: float
 
 
-FULL = Size("imagenet", 224, 128, 64, 10_240, 256, 16, 5, 20.0)
-TINY = Size("digits", 8, 8, 2, 32, 16, 4, 1, 0.0)  # for a test on a CPU
+FULL = GpuSizes("imagenet", 224, 128, 64, 10_240, 256, 16, 5, 20.0)
+TINY = GpuSizes("digits", 8, 8, 2, 32, 16, 4, 1, 0.0)  # for a test on a CPU
 
 
 def bench(options: Options) -> dict[str, Any]:
@@ -59,19 +59,19 @@ def bench(options: Options) -> dict[str, Any]:
     return measure("cuda:0", FULL, torch.cuda.get_device_name(0))
 
 
-def measure(device: str, size: Size, name: str, compiled: bool = True) -> dict[str, Any]:
+def measure(device: str, size: GpuSizes, name: str, compiled: bool = True) -> dict[str, Any]:
     """All figures on a device, the most important first; what the time does not suffice for is left out and listed."""
     use_fast_kernels(device)
     begun_s, figures, left_out = time.monotonic(), dict[str, Any](), list[str]()
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "plain": lambda: supernet_rate(device, size, None),
-        "float32": lambda: supernet_rate(device, size, Execution()),
-        "bfloat16": lambda: supernet_rate(device, size, Execution("bfloat16")),
+        "float32": lambda: supernet_rate(device, size, TrainingExecution()),
+        "bfloat16": lambda: supernet_rate(device, size, TrainingExecution("bfloat16")),
         "nas_bench_201": lambda: one_shot(device, size),
         "darts_step": lambda: darts_step(device, size),
     }
     if compiled:
-        parts["compiled"] = lambda: supernet_rate(device, size, Execution("bfloat16", compiled=True))
+        parts["compiled"] = lambda: supernet_rate(device, size, TrainingExecution("bfloat16", compiled=True))
     for part, run in parts.items():
         if time.monotonic() - begun_s > 0.75 * SECONDS:
             left_out.append(part)
@@ -91,7 +91,7 @@ def measure(device: str, size: Size, name: str, compiled: bool = True) -> dict[s
     }
 
 
-def supernet_rate(device: str, size: Size, execution: Execution | None) -> dict[str, Any]:
+def supernet_rate(device: str, size: GpuSizes, execution: TrainingExecution | None) -> dict[str, Any]:
     """Images a second (of the data set, whatever the number of networks) of steps with four networks and a teacher, by
     our training, loading included, or, with None, by the published step on a batch that lies on the device."""
     shape = ImageShape(3, size.pixels, size.pixels, 10)
@@ -120,7 +120,7 @@ def supernet_rate(device: str, size: Size, execution: Execution | None) -> dict[
     }
 
 
-def darts_step(device: str, size: Size) -> dict[str, Any]:
+def darts_step(device: str, size: GpuSizes) -> dict[str, Any]:
     """Seconds of a step of differentiable search, plain and ours."""
     step_s = {}
     for name, ours in (("plain", False), ("ours", True)):
@@ -129,7 +129,7 @@ def darts_step(device: str, size: Size) -> dict[str, Any]:
     return {"step_s": step_s, "speedup": step_s["plain"] / step_s["ours"], "batch": size.darts_batch}
 
 
-def one_shot(device: str, size: Size) -> dict[str, Any]:
+def one_shot(device: str, size: GpuSizes) -> dict[str, Any]:
     """Images a second of one-shot training of all cells of NAS-Bench-201, one random cell a step."""
     shape = ImageShape(3, 32, 32, 10) if size is not TINY else ImageShape(3, 8, 8, 10)
     space = nas_bench_201.build({"channels": size.channels, "cells": size.cells}, shape)

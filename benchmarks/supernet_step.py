@@ -29,7 +29,7 @@ from nas.training.augment import MixedImages
 from nas.training.pipeline import Pipeline, in_fast_layout
 from nas.training.progressive import Phase, SupernetRecipe, Training
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
-from nas.training.trainer import Execution, Precision
+from nas.training.trainer import TrainingExecution, TrainingPrecision
 from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
 from search_spaces.mobilenet_v3.space import build
 
@@ -56,7 +56,7 @@ class Steps:
     ours: Callable[[], float]
 
 
-def supernet_steps(pixels: int, batch: int, name: str, precision: Precision, small: bool = False) -> Steps:
+def supernet_steps(pixels: int, batch: int, name: str, precision: TrainingPrecision, small: bool = False) -> Steps:
     """Steps of both sides on the same images and networks, beginning with the same weights."""
     space, data = _space(pixels, small), _data(pixels, batch)
     taught, archs = name != "largest", _archs(space, SUBNETS[name])
@@ -65,7 +65,7 @@ def supernet_steps(pixels: int, batch: int, name: str, precision: Precision, sma
 
     net = _supernet(space)
     phase = Phase(name, 1, 0.01, len(archs), {}, "frozen" if taught else "none")
-    recipe = SupernetRecipe((phase,), batch_size=batch, execution=Execution(precision))
+    recipe = SupernetRecipe((phase,), batch_size=batch, execution=TrainingExecution(precision))
     training = Training(net, space, data, Pipeline(data, "cpu"), recipe, 0)
     training.begin(0)
     mixed = MixedImages(in_fast_layout(x), y, y, 1.0)
@@ -75,12 +75,12 @@ def supernet_steps(pixels: int, batch: int, name: str, precision: Precision, sma
     return Steps(lambda: plain.step(x, y, archs), ours)
 
 
-def retraining_steps(pixels: int, batch: int, precision: Precision, small: bool = False) -> tuple[Steps, float]:
+def retraining_steps(pixels: int, batch: int, precision: TrainingPrecision, small: bool = False) -> tuple[Steps, float]:
     """A step of retraining and one of a plain loop; and how many times as many MACs the plain network has."""
     space, data = _space(pixels, small), _data(pixels, batch)
     x, y = _batch(data)
     arch = _archs(space, 1)[0] if small else mobilenet_v3_large_arch(space)
-    recipe = StandaloneRecipe(epochs=1, lr=0.01, batch_size=batch, execution=Execution(precision))
+    recipe = StandaloneRecipe(epochs=1, lr=0.01, batch_size=batch, execution=TrainingExecution(precision))
     trainer = StandaloneTrainer(_supernet(space).subnet(arch), pixels, data, Pipeline(data, "cpu"), recipe, 0)
     mixed = MixedImages(in_fast_layout(x), y, y, 1.0)
 

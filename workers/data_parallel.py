@@ -188,7 +188,7 @@ def _trainer(count: int, config: RankConfig, folder: str) -> TorchTrainer:
     )
 
 
-def _run_rank(config: dict[str, Any]) -> None:
+def _run_rank(config: RankConfig) -> None:
     """Run the stage as one of the ranks, in a process of Ray Train."""
     context = train.get_context()
     rank = Rank(context.get_world_rank(), context.get_world_size())

@@ -96,8 +96,8 @@ class EstimateResult(StageResult):
 class TrainResult(StageResult):
     """A trained supernet: ``supernet`` is its blob (sha256), ``steps`` the optimizer steps of this search. ``reused``:
     it comes from another search. Qualities by the measure of the task, on validation images. ``precision``,
-    ``micro_batches`` of a step and ``ranks``: how it was computed (``nas.training.trainer.Execution``), None where that
-    is not recorded."""
+    ``micro_batches`` of a step and ``ranks``: how it was computed (``nas.training.trainer.TrainingExecution``), None
+    where that is not recorded."""
 
     stage: ClassVar[str] = "train"
     supernet: str | None = None

@@ -24,7 +24,7 @@ from nas.training.augment import Augmentation
 from nas.training.distillation import Distillation, Teacher
 from nas.training.pipeline import Pipeline
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
-from nas.training.trainer import Execution
+from nas.training.trainer import TrainingExecution
 from nas.training.weights import Weights
 
 
@@ -153,7 +153,7 @@ def recipe_of(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe
         drop_path=strengths["drop_path"],
         auxiliary=strengths["auxiliary"],
         distillation=Distillation(how.temperature, how.weight, how.features),
-        execution=Execution.of(settings),
+        execution=TrainingExecution.of(settings),
         chooses_precision=settings.precision == "auto",
     )
 

@@ -83,7 +83,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.augment import Augmentation
     from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich, uniform
-    from nas.training.trainer import Execution
+    from nas.training.trainer import TrainingExecution
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
@@ -100,7 +100,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         mixup=params.mixup,
         augmentation=Augmentation(min_crop_area=params.min_crop_area, cutout=params.cutout),
         distillation=params.distillation,
-        execution=Execution.of(params),
+        execution=TrainingExecution.of(params),
         chooses_precision=params.precision == "auto",
     )
     explore = ExploreStage(explorer="bayesian" if params.proxies else params.explorer)

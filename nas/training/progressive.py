@@ -31,9 +31,9 @@ from nas.training.augment import MixedImages, mixup
 from nas.training.criterion import Criterion, NetworkOutputs
 from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import LARGE_IMAGES, Pipeline
-from nas.training.ranks import ALONE, Ranks
+from nas.training.ranks import ONE_PROCESS, Ranks
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
-from nas.training.trainer import Execution, Images, MicroBatch, Trainer, compile_in_place
+from nas.training.trainer import ImagesInParts, MicroBatch, Trainer, TrainingExecution, compile_in_place
 from nas.training.weights import Weights
 
 TeacherKind = Literal["none", "frozen", "in_place"]
@@ -185,7 +185,7 @@ class Training:
         seed: int,
         sample: Sampler = samplers.sample_elastic,
         ends: ExtremeArchs | None = None,
-        ranks: Ranks = ALONE,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
         self._net, self._pipeline, self._seed = net, pipeline, seed
@@ -205,7 +205,7 @@ class Training:
             compile_in_place(net.compiled_parts())
 
     @property
-    def execution(self) -> Execution:
+    def execution(self) -> TrainingExecution:
         """How steps are computed by now: memory may have asked for smaller micro-batches."""
         return self._trainer.execution
 
@@ -312,7 +312,7 @@ class Training:
         done = sum(self.lengths[:p]) + step + 1
         return Step(p, step + 1, steps, done, sum(self.lengths), loss, size * len(archs))
 
-    def learn(self, p: int, archs: Sequence[Arch], size: int, images: Images, lr: float) -> float:
+    def learn(self, p: int, archs: Sequence[Arch], size: int, images: ImagesInParts, lr: float) -> float:
         """One optimiser step of phase ``p`` on a batch of ``size`` images, which ``images`` gives in parts; return the
         mean loss over ``archs``, whose gradients are summed."""
         for group in self._optimiser.param_groups:
@@ -329,7 +329,7 @@ class Training:
         for part in self._trainer.micro_batches(size):
             images(part)
 
-    def _batch(self, p: int, step: int) -> tuple[list[Arch], int, Images]:
+    def _batch(self, p: int, step: int) -> tuple[list[Arch], int, ImagesInParts]:
         """The networks of a step, how many images it has, and these images in parts."""
         recipe, loader = self.recipe, self._loaders[p]
         archs, dropout_seed, augment_seed = self._draw(p, step)

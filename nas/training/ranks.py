@@ -33,7 +33,7 @@ class Ranks(Protocol):
         """What every rank has called it with, in order of ranks. All ranks call it."""
 
 
-class Alone:
+class OneProcess:
     """A training of one process."""
 
     rank = Rank()
@@ -89,10 +89,10 @@ class ProcessGroup:
         return self._buffer[:count]
 
 
-ALONE = Alone()
+ONE_PROCESS = OneProcess()
 
 
 def ranks_of(rank: Rank, device: str) -> Ranks:
     """The ranks that a process belongs to: itself alone, or those of its process group, which it trains on ``device``
     with."""
-    return ALONE if rank.count == 1 else ProcessGroup(device)
+    return ONE_PROCESS if rank.count == 1 else ProcessGroup(device)

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 THREADS = 2
-_MOST = 16  # batches, or their parts, that wait: those of positions that nobody came to are dropped
+_LIMIT = 16  # batches, or their parts, that wait: those of positions that nobody came to are dropped
 
 
 class ReadAhead(Generic[T]):
@@ -26,7 +26,7 @@ class ReadAhead(Generic[T]):
         if self._pool is None:
             self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="read ahead")
         self._pending[key] = self._pool.submit(read)
-        while len(self._pending) > _MOST:
+        while len(self._pending) > _LIMIT:
             _, unneeded = self._pending.popitem(last=False)
             unneeded.cancel()
 

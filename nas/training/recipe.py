@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from nas.training.augment import Augmentation
-from nas.training.trainer import Execution, fused_sgd
+from nas.training.trainer import TrainingExecution, fused_sgd
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ class Recipe:
     ema_decay: float = 0.0
     mixup: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
-    execution: Execution = field(default_factory=Execution)
+    execution: TrainingExecution = field(default_factory=TrainingExecution)
     chooses_precision: bool = False
 
 

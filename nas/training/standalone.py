@@ -31,7 +31,7 @@ from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import LARGE_IMAGES, Pipeline, in_fast_weight_layout
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
-from nas.training.trainer import Execution, Images, MicroBatch, Trainer, compile_in_place
+from nas.training.trainer import ImagesInParts, MicroBatch, Trainer, TrainingExecution, compile_in_place
 from nas.training.weights import Weights
 
 
@@ -96,7 +96,7 @@ class StandaloneTrainer:
         self._trainer = Trainer(self._parameters, recipe.clip_norm, pipeline.device, recipe.execution)
 
     @property
-    def execution(self) -> Execution:
+    def execution(self) -> TrainingExecution:
         """How steps are computed by now: memory may have asked for smaller micro-batches."""
         return self._trainer.execution
 
@@ -119,7 +119,7 @@ class StandaloneTrainer:
             )
         return value
 
-    def learn(self, epoch: int, size: int, images: Images, lr: float) -> float:
+    def learn(self, epoch: int, size: int, images: ImagesInParts, lr: float) -> float:
         """One optimiser step on a batch of ``size`` images, which ``images`` gives in parts; return its loss."""
         for group in self._optimiser.param_groups:
             group["lr"] = lr
@@ -167,7 +167,7 @@ class StandaloneTrainer:
         if self._average is not None:
             self._average.load_state_dict(state["average"])
 
-    def _batch(self, epoch: int, i: int) -> tuple[int, Images]:
+    def _batch(self, epoch: int, i: int) -> tuple[int, ImagesInParts]:
         """How many images a step has, and these images in parts, as large as the student or its teacher takes them."""
         recipe = self._recipe
         dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()

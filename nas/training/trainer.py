@@ -18,38 +18,38 @@ from torch.optim.swa_utils import AveragedModel
 from nas.core.errors import HwnasError
 from nas.core.retraining import RecipeFields
 from nas.training.augment import MixedImages
+from nas.training.criterion import NetworkOutputs
 from nas.training.pipeline import Index
-from nas.training.ranks import ALONE, Ranks
+from nas.training.ranks import ONE_PROCESS, Ranks
 
 Tensor = torch.Tensor
-Outputs = Tensor | tuple[Tensor, ...]
-Precision = Literal["float32", "bfloat16"]
+TrainingPrecision = Literal["float32", "bfloat16"]
 FEWEST_IMAGES = 2  # of a micro-batch: a batch norm needs statistics
 _WORTH_IT = 1.1  # how much faster lower precision has to be
 _VARIANTS = 128  # of one compiled module
 
 
 @dataclass(frozen=True)
-class Execution:
+class TrainingExecution:
     """How steps are computed, whatever they learn. ``precision``: of activations and of products; weights and their
     updates are float32. ``micro_batches``: the parts of a batch, one after another or on several ranks. ``compiled``:
     modules are compiled by ``torch.compile`` when they are first used."""
 
-    precision: Precision = "float32"
+    precision: TrainingPrecision = "float32"
     micro_batches: int = 1
     compiled: bool = False
 
     @staticmethod
-    def of(fields: RecipeFields) -> Execution:
+    def of(fields: RecipeFields) -> TrainingExecution:
         """As a spec says; float32 to begin with where the precision is found by trying."""
         precision = "float32" if fields.precision == "auto" else fields.precision
-        return Execution(precision, fields.micro_batches, fields.compiled)
+        return TrainingExecution(precision, fields.micro_batches, fields.compiled)
 
     def as_record(self) -> dict[str, object]:
         """What a checkpoint keeps: what was found out while training."""
         return {"precision": self.precision, "micro_batches": self.micro_batches}
 
-    def note(self, planned: Execution) -> str | None:
+    def note(self, planned: TrainingExecution) -> str | None:
         """What differs from how steps were to be computed, for people; None where nothing does."""
         if self.micro_batches <= planned.micro_batches:
             return None
@@ -58,7 +58,7 @@ class Execution:
             f"another instead of {planned.micro_batches}, each normalised by itself"
         )
 
-    def going_on_from(self, record: Mapping[str, object]) -> Execution:
+    def going_on_from(self, record: Mapping[str, object]) -> TrainingExecution:
         """As a training was computed that goes on. Raises ValueError for another record."""
         precision, count = record["precision"], record["micro_batches"]
         if precision not in ("float32", "bfloat16") or not isinstance(count, int):
@@ -92,7 +92,7 @@ class MicroBatch:
         return self.index * self.size // self.count, (self.index + 1) * self.size // self.count
 
 
-Images = Callable[[MicroBatch], MixedImages]
+ImagesInParts = Callable[[MicroBatch], MixedImages]
 """The images of a batch, in parts."""
 
 Losses = Callable[[MicroBatch], Iterator[Tensor]]
@@ -107,8 +107,8 @@ class Trainer:
         parameters: Iterable[nn.Parameter],
         clip_norm: float,
         device: str,
-        execution: Execution,
-        ranks: Ranks = ALONE,
+        execution: TrainingExecution,
+        ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self._parameters = list(parameters)
         self._clip_norm, self._device, self._ranks = clip_norm, torch.device(device), ranks
@@ -140,7 +140,7 @@ class Trainer:
         """Compute in the precision in which the gradients of this batch are computed faster, as the first rank finds
         it. Nothing is learned."""
 
-        def seconds(precision: Precision) -> float:
+        def seconds(precision: TrainingPrecision) -> float:
             self.execution = replace(self.execution, precision=precision)
             started_at = clock()
             float(self.gradients(size, losses))
@@ -150,7 +150,7 @@ class Trainer:
         is_lower = self._ranks.any(self._ranks.rank.index == 0 and faster == "bfloat16")
         self.execution = replace(self.execution, precision="bfloat16" if is_lower else "float32")
 
-    def forward(self, network: Callable[..., Outputs], *inputs: object) -> Outputs:
+    def forward(self, network: Callable[..., NetworkOutputs], *inputs: object) -> NetworkOutputs:
         """What a network gives in the precision of this training, as float32."""
         if self.execution.precision == "float32":
             return network(*inputs)
@@ -225,7 +225,7 @@ def supports_bfloat16(device: str) -> bool:
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and "AVX512" in torch.backends.cpu.get_cpu_capability()
 
 
-def faster_precision(device: str, seconds: Callable[[Precision], float]) -> Precision:
+def faster_precision(device: str, seconds: Callable[[TrainingPrecision], float]) -> TrainingPrecision:
     """The precision in which steps are faster, by timing one in each; ``seconds`` does so. Lower precision has to be a
     tenth faster."""
     if not supports_bfloat16(device):

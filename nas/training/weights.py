@@ -17,9 +17,9 @@ class Weights(TypedDict, total=False):
 
     ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet), ``head`` (an auxiliary
     classifier), ``projection`` (of features to a teacher's), ``average`` (of weights,
-    ``nas.training.recipe.weight_average``) and ``execution`` (``nas.training.trainer.Execution`` as a record): of
-    training by gradient descent. ``partition``: the router of a routed
-    supernet, as JSON text; ``run`` and ``runs``: what gradient searches found (``nas.stages.gradient_runs``).
+    ``nas.training.recipe.weight_average``) and ``execution`` (``nas.training.trainer.TrainingExecution`` as a record):
+    of training by gradient descent. ``partition``: the router of a routed supernet, as JSON text; ``run`` and ``runs``:
+    what gradient searches found (``nas.stages.gradient_runs``).
 
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
     Of gradient search: ``alphas``, ``betas``, ``mask``, the optimisers, and ``progress``, which is

@@ -16,14 +16,14 @@ class _First(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
         (gradient,) = gradients
-        whole = gradient.new_zeros(ctx.shape)  # type: ignore[attr-defined]
-        whole[tuple(slice(size) for size in ctx.sizes)] = gradient  # type: ignore[attr-defined]
-        return whole, None
+        of_weight = gradient.new_zeros(ctx.shape)  # type: ignore[attr-defined]
+        of_weight[tuple(slice(size) for size in ctx.sizes)] = gradient  # type: ignore[attr-defined]
+        return of_weight, None
 
 
 def first(weight: torch.Tensor, *sizes: int) -> torch.Tensor:
     """``weight[:a, :b, ...]``; the weight itself where that is all of it."""
-    if all(size == whole for size, whole in zip(sizes, weight.shape, strict=False)):
+    if all(size == channels for size, channels in zip(sizes, weight.shape, strict=False)):
         return weight
     part: torch.Tensor = _First.apply(weight, sizes)  # type: ignore[no-untyped-call]
     return part

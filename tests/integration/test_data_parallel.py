@@ -45,7 +45,7 @@ STAGE = TrainStage(SupernetRecipe(sandwich(2, 0.05, {"kernel", "depth", "expand"
 
 
 @dataclass(frozen=True)
-class Mortal:
+class MortalRank:
     """The stage, whose second rank dies once after its third step; or whose ranks refuse to go on."""
 
     stage: TrainStage
@@ -74,7 +74,7 @@ def run_job(
 ) -> Iterator[list[dict[str, Any]]]:
     """The training that ``job`` describes."""
     torch.set_num_threads(1)
-    stage: Any = Mortal(STAGE, job["act"], job["marker"]) if job["act"] else STAGE
+    stage: Any = MortalRank(STAGE, job["act"], job["marker"]) if job["act"] else STAGE
     on_ranks = ray_data_parallel(2, 2, 0)
     assert on_ranks is not None
     resources = Resources(FolderBlobs(Path(blobs_url)), RuleDevice(), time.monotonic)
@@ -113,14 +113,14 @@ def net_of(folder: Path, events: Sequence[Event]) -> Mapping[str, torch.Tensor]:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: Path) -> Mapping[str, torch.Tensor]:
+def of_one_rank(folder: Path) -> Mapping[str, torch.Tensor]:
     """The weights that one process trains, in as many micro-batches."""
     torch.set_num_threads(1)
     resources = Resources(FolderBlobs(folder / "blobs"), RuleDevice(), time.monotonic)
     return net_of(folder, list(STAGE.run(problem(SMALL), resources, SearchState())))
 
 
-def test_two_ranks_train_as_one(cluster: RayCluster, folder: Path, alone: Mapping[str, torch.Tensor]) -> None:
+def test_two_ranks_train_as_one(cluster: RayCluster, folder: Path, of_one_rank: Mapping[str, torch.Tensor]) -> None:
     events, outcome = run_on_ranks(cluster, folder)
     assert outcome.status == "succeeded", outcome.message
     assert not [e for e in events if isinstance(e, Warned)]
@@ -129,11 +129,11 @@ def test_two_ranks_train_as_one(cluster: RayCluster, folder: Path, alone: Mappin
     result = TrainResult.parse(next(e for e in events if isinstance(e, StageFinished)).result)
     assert result.execution == {"precision": "float32", "micro_batches": 2, "ranks": 2}
     for name, value in net_of(folder, events).items():
-        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, of_one_rank[name], rtol=1e-3, atol=1e-5)
 
 
 def test_a_dead_rank_costs_no_more_than_an_interval(
-    cluster: RayCluster, folder: Path, alone: Mapping[str, torch.Tensor]
+    cluster: RayCluster, folder: Path, of_one_rank: Mapping[str, torch.Tensor]
 ) -> None:
     events, outcome = run_on_ranks(cluster, folder, "die")
     assert outcome.status == "succeeded", outcome.message
@@ -143,7 +143,7 @@ def test_a_dead_rank_costs_no_more_than_an_interval(
     steps = [e.step for e in events if isinstance(e, Checkpoint)]
     assert steps == list(range(1, STEPS + 1))  # none is done twice: each was kept
     for name, value in net_of(folder, events).items():
-        torch.testing.assert_close(value, alone[name], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(value, of_one_rank[name], rtol=1e-3, atol=1e-5)
 
 
 def test_an_error_of_any_rank_ends_the_training(cluster: RayCluster, folder: Path) -> None:

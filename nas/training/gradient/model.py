@@ -17,7 +17,7 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import TeacherState
-from nas.training.trainer import Execution, Trainer, fused_sgd
+from nas.training.trainer import Trainer, TrainingExecution, fused_sgd
 from nas.training.weights import Weights
 
 Tensor = torch.Tensor
@@ -70,7 +70,7 @@ class RelaxedModel:
             self.mask[:, relaxation.none] = False
         if allowed_EO is not None:
             self.mask &= torch.from_numpy(allowed_EO).to(device)
-        self.trainer = Trainer(net.parameters(), options.clip_norm, str(device), Execution())
+        self.trainer = Trainer(net.parameters(), options.clip_norm, str(device), TrainingExecution())
         self.begin_optimisers(options.weight_decay)
 
     @property

@@ -19,7 +19,7 @@ from nas.stages.checkpoint_pace import CheckpointPace
 from nas.training import samplers, trainer
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import SupernetRecipe, Training, TrainState, sandwich
-from nas.training.trainer import Execution, MicroBatch, Trainer, clip, faster_precision
+from nas.training.trainer import MicroBatch, Trainer, TrainingExecution, clip, faster_precision
 
 SMALL = {"preset": "digits", "resolutions": [6], "depths": [1], "final": 16, "hidden": 16, "dropout": 0.0}
 
@@ -75,7 +75,9 @@ class ThreadRank:
         return [value] * self.threads.count
 
 
-def training_of(space: SearchSpace, data: Dataset, execution: Execution, ranks: object = trainer.ALONE) -> Training:
+def training_of(
+    space: SearchSpace, data: Dataset, execution: TrainingExecution, ranks: object = trainer.ONE_PROCESS
+) -> Training:
     recipe = SupernetRecipe(
         sandwich(1, 0.05, samplers.axes(space.decisions)), batch_size=16, mixup=0.3, execution=execution
     )
@@ -94,8 +96,8 @@ def trained(training: Training) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("count", [2, 3])
 def test_any_number_of_ranks_ends_in_the_same_weights(count: int, space: SearchSpace, data: Dataset) -> None:
     """With a number of micro-batches that the ranks do not even divide."""
-    execution = Execution(micro_batches=4)
-    alone = trained(training_of(space, data, execution))
+    execution = TrainingExecution(micro_batches=4)
+    of_one_rank = trained(training_of(space, data, execution))
     threads, results = Threads(count), dict[int, dict[str, torch.Tensor]]()
     trainings = [training_of(space, data, execution, threads.of(index)) for index in range(count)]
 
@@ -107,11 +109,11 @@ def test_any_number_of_ranks_ends_in_the_same_weights(count: int, space: SearchS
         worker.start()
     for worker in workers:
         worker.join()
-    for name, value in alone.items():
+    for name, value in of_one_rank.items():
         torch.testing.assert_close(results[0][name], value, rtol=1e-4, atol=1e-6)
         assert torch.equal(results[0][name], results[count - 1][name]), name
-    whole = trained(training_of(space, data, Execution()))
-    assert any(not torch.allclose(whole[name], value, rtol=1e-4, atol=1e-6) for name, value in alone.items())
+    undivided = trained(training_of(space, data, TrainingExecution()))
+    assert any(not torch.allclose(undivided[name], value, rtol=1e-4, atol=1e-6) for name, value in of_one_rank.items())
 
 
 def linear(weight: float = 1.0) -> tuple[nn.Linear, Callable[[MicroBatch], Iterator[torch.Tensor]]]:
@@ -129,7 +131,7 @@ def linear(weight: float = 1.0) -> tuple[nn.Linear, Callable[[MicroBatch], Itera
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 100])
 def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(count: int) -> None:
     layer, losses = linear()
-    training = Trainer(layer.parameters(), 1e9, "cpu", Execution(micro_batches=count))
+    training = Trainer(layer.parameters(), 1e9, "cpu", TrainingExecution(micro_batches=count))
     loss = training.gradients(8, losses)
     assert float(loss) == pytest.approx(140 / 8)
     assert layer.weight.grad is not None
@@ -141,7 +143,7 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(count: int) -> 
 
 def test_micro_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, losses = linear()
-    training = Trainer(layer.parameters(), 1e9, "cpu", Execution())
+    training = Trainer(layer.parameters(), 1e9, "cpu", TrainingExecution())
     tried = []
 
     def in_memory(part: MicroBatch, fitting: int) -> Iterator[torch.Tensor]:
@@ -156,26 +158,26 @@ def test_micro_batches_are_halved_until_they_fit(monkeypatch: pytest.MonkeyPatch
     assert layer.weight.grad.item() == pytest.approx(2 * 140 / 8)
     assert tried == [8, 4, 2, 2, 2, 2]
     assert training.execution.micro_batches == 4
-    assert "4 micro-batches" in (training.execution.note(Execution()) or "")
-    assert Execution(micro_batches=4).note(training.execution) is None
+    assert "4 micro-batches" in (training.execution.note(TrainingExecution()) or "")
+    assert TrainingExecution(micro_batches=4).note(training.execution) is None
     with pytest.raises(HwnasError, match=r"out of memory on cpu with micro-batches of 2 images, the smallest"):
         training.gradients(8, lambda part: in_memory(part, 1))
 
 
 def test_a_checkpoint_remembers_what_memory_asked_for(space: SearchSpace, data: Dataset) -> None:
-    training = training_of(space, data, Execution())
+    training = training_of(space, data, TrainingExecution())
     training.compute_in(4)
     training.begin(0)
     training.step(0, 0)
     stored = TrainState.from_bytes(training.state(0, 1).to_bytes(), "cpu")
-    resumed = training_of(space, data, Execution(compiled=False))
+    resumed = training_of(space, data, TrainingExecution(compiled=False))
     assert stored.weights is not None
     resumed.restore(stored.weights)
-    assert resumed.execution == Execution(micro_batches=4)
+    assert resumed.execution == TrainingExecution(micro_batches=4)
     del stored.weights["execution"]  # as versions before wrote it
-    earlier = training_of(space, data, Execution())
+    earlier = training_of(space, data, TrainingExecution())
     earlier.restore(stored.weights)
-    assert earlier.execution == Execution()
+    assert earlier.execution == TrainingExecution()
 
 
 def test_lower_precision_has_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,21 +190,21 @@ def test_lower_precision_has_to_be_faster(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_outputs_in_lower_precision_are_given_as_float32() -> None:
     layer = nn.Linear(4, 2)
-    seen = []
-    layer.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-    low = Trainer(layer.parameters(), 1.0, "cpu", Execution("bfloat16")).forward(layer, torch.randn(3, 4))
-    high = Trainer(layer.parameters(), 1.0, "cpu", Execution()).forward(layer, torch.randn(3, 4))
+    dtypes = []
+    layer.register_forward_hook(lambda module, args, out: dtypes.append(out.dtype))
+    low = Trainer(layer.parameters(), 1.0, "cpu", TrainingExecution("bfloat16")).forward(layer, torch.randn(3, 4))
+    high = Trainer(layer.parameters(), 1.0, "cpu", TrainingExecution()).forward(layer, torch.randn(3, 4))
     assert isinstance(low, torch.Tensor)
     assert isinstance(high, torch.Tensor)
-    assert seen == [torch.bfloat16, torch.float32]
+    assert dtypes == [torch.bfloat16, torch.float32]
     assert low.dtype == high.dtype == torch.float32
 
 
 def test_a_supernet_learns_in_lower_precision(space: SearchSpace, data: Dataset) -> None:
-    training = training_of(space, data, Execution("bfloat16"))
+    training = training_of(space, data, TrainingExecution("bfloat16"))
     training.begin(0)
     losses = [training.step(0, step).loss for step in range(training.lengths[0])]
-    reference = training_of(space, data, Execution())
+    reference = training_of(space, data, TrainingExecution())
     reference.begin(0)
     assert losses[0] == pytest.approx(reference.step(0, 0).loss, rel=0.02)
     assert all(np.isfinite(losses))
