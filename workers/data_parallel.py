@@ -173,7 +173,7 @@ def _trainer(count: int, config: RankConfig, folder: str) -> TorchTrainer:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = {"CUDA_VISIBLE_DEVICES": devices} if config["on_gpus"] and devices is not None else {}
     return TorchTrainer(
-        _run_rank,
+        _run_rank,  # type: ignore[arg-type]  # a mapping of known keys
         train_loop_config=dict(config),
         # Flags travel by gloo; ranks on GPUs sum by NCCL (``nas.training.ranks``).
         torch_config=TorchConfig(backend="gloo", timeout_s=_COLLECTIVE_TIMEOUT_S),
