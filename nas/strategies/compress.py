@@ -138,6 +138,6 @@ COMPRESS = Strategy(
     stage_names,
     check,
     model_only=True,
-    uses_several_gpus=trains,
+    uses_several_gpus=lambda spec: trains(spec) or spec.retrain is not None,  # trials run one on each
     trains_on_ranks=trains,
 )

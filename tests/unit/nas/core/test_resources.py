@@ -32,10 +32,13 @@ def test_gpus_that_would_be_idle_are_refused(strategy: str, params: dict[str, ob
     check_resources(spec_of(strategy, {"gpus": 1}, **params), plugin)
 
 
-@pytest.mark.parametrize("strategy", ["once_for_all", "few_shot", "compress"])
-def test_strategies_that_train_on_ranks_take_several_gpus(strategy: str) -> None:
-    check_resources(spec_of(strategy, {"gpus": 8}), registry.load_strategy(strategy))
-    check_resources(spec_of(strategy, {"cpus": 4, "ranks": 4}), registry.load_strategy(strategy))
+@pytest.mark.parametrize(
+    ("strategy", "params"), [("once_for_all", {}), ("few_shot", {}), ("compress", {"fine_tune_epochs": 4})]
+)
+def test_strategies_that_train_on_ranks_take_several_gpus(strategy: str, params: dict[str, object]) -> None:
+    plugin = registry.load_strategy(strategy)
+    check_resources(spec_of(strategy, {"gpus": 8}, **params), plugin)
+    check_resources(spec_of(strategy, {"cpus": 4, "ranks": 4}, **params), plugin)
 
 
 def test_ranks_need_a_core_or_a_gpu_each() -> None:
