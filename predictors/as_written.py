@@ -30,6 +30,11 @@ class AsWrittenSpace(SpaceWrapper):
         """Features of networks with their inactive parts."""
         return self._features(genes_NG)
 
+    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
+        """Costs of networks with their inactive parts where they are known, and of their simplified form otherwise."""
+        as_written = self.inner.costs_as_written
+        return {**self.inner.costs(genes_NG), **({} if as_written is None else as_written(genes_NG))}
+
 
 def measured_space(space: SearchSpace, as_written: bool) -> SearchSpace:
     """The space in which measured networks are fitted."""

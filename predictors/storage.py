@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 from dataclasses import dataclass, replace
 from zipfile import BadZipFile
@@ -14,7 +15,9 @@ from nas.core.arch import Floats, Genes
 from nas.core.errors import StorageError
 from nas.core.ports import LatencyPredictor, SearchSpace
 from predictors.as_written import measured_space
-from predictors.families.transfer import Table
+from predictors.layer_times import LayerTimes, MeasuredWork
+from predictors.relatives import Table
+from predictors.views import network_features
 
 
 def dump_predictor(predictor: LatencyPredictor) -> bytes:
@@ -28,21 +31,48 @@ def dump_predictor(predictor: LatencyPredictor) -> bytes:
 class DeviceMeasurements:
     """The measurements of a device: N networks and their latencies. Those ``held_out_N`` check predictors; none is
     fitted to them. ``error_N`` are the relative standard errors of the latencies, None where they are not known.
-    ``as_written``: the networks were measured with their inactive parts, and their genes are not canonical."""
+    ``as_written``: the networks were measured with their inactive parts, and their genes are not canonical. ``work``:
+    of their layers, by which the device is known in other spaces; None where it is not stored. ``device`` and
+    ``space_id`` say where they come from, and ``decisions`` is the key of what the genes choose (``decisions_key``);
+    empty where older versions did not store them.
+    """
 
     genes_NG: Genes
     latency_ms_N: Floats
     held_out_N: NDArray[np.bool_]
     error_N: Floats | None = None
     as_written: bool = False
+    work: MeasuredWork | None = None
+    device: str = ""
+    space_id: str = ""
+    decisions: str = ""
+
+    @staticmethod
+    def of(
+        device: str,
+        space: SearchSpace,
+        genes_NG: Genes,
+        latency_ms_N: Floats,
+        held_out_N: NDArray[np.bool_],
+        error_N: Floats | None = None,
+        as_written: bool = False,
+        layers: MeasuredWork | None = None,
+    ) -> DeviceMeasurements:
+        """What a device takes for networks of a space, and for single ``layers``, if these were measured."""
+        simple_N = (space.canonical(genes_NG) == genes_NG).all(axis=1)
+        work = MeasuredWork.of_networks(space, genes_NG[simple_N], latency_ms_N[simple_N]) if simple_N.any() else None
+        if work is not None and layers is not None:
+            work = work.with_rows(layers)
+        key = decisions_key(space)
+        return DeviceMeasurements(genes_NG, latency_ms_N, held_out_N, error_N, as_written, work, device, space.id, key)
 
     def space(self, space: SearchSpace) -> SearchSpace:
         """The space in which the networks are fitted."""
         return measured_space(space, self.as_written)
 
-    def table(self, space: SearchSpace) -> Table:
-        """Features and latencies of all networks, as other devices learn from them."""
-        return Table(self.space(space).features(self.genes_NG), self.latency_ms_N)
+    def table(self, space: SearchSpace, name: str = "", layers: LayerTimes | None = None) -> Table:
+        """The columns of all views and the latencies of all networks, as other devices learn from them."""
+        return Table(network_features(self.space(space), self.genes_NG, layers), self.latency_ms_N, name)
 
     def canonical(self, space: SearchSpace) -> DeviceMeasurements:
         """The measurements of canonical networks alone, which are those that a search can choose."""
@@ -64,9 +94,17 @@ class DeviceMeasurements:
             latency_ms=self.latency_ms_N,
             held_out=self.held_out_N,
             as_written=np.array(self.as_written),
+            origin=np.array([self.device, self.space_id, self.decisions]),
             **errors,
+            **({} if self.work is None else self.work.to_arrays()),
         )
         return buffer.getvalue()
+
+
+def decisions_key(space: SearchSpace) -> str:
+    """Equal for spaces whose genes choose the same, whatever their images are."""
+    text = repr([space.name, *((decision.name, decision.choices) for decision in space.decisions)])
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def load_measurements(data: bytes) -> DeviceMeasurements:
@@ -78,7 +116,9 @@ def load_measurements(data: bytes) -> DeviceMeasurements:
             held_out_N = arrays["held_out"] if "held_out" in arrays.files else np.zeros(len(genes_NG), dtype=bool)
             error_N = arrays["error"] if "error" in arrays.files else None
             as_written = "as_written" in arrays.files and bool(arrays["as_written"])
-            return DeviceMeasurements(genes_NG, latency_ms_N, held_out_N, error_N, as_written)
+            work = MeasuredWork.from_arrays(arrays)
+            origin = [str(text) for text in arrays["origin"]] if "origin" in arrays.files else []
+            return DeviceMeasurements(genes_NG, latency_ms_N, held_out_N, error_N, as_written, work, *origin)
     except (ValueError, KeyError, OSError, BadZipFile) as error:
         raise StorageError(f"stored measurements cannot be read: {error}") from error
 

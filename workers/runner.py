@@ -76,6 +76,7 @@ from nas.spaces.restricted import restricted
 from predictors.families.transfer import Transfer
 from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.from_table import onboard_from_table
+from predictors.onboarding.known import NOTHING, knowledge
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
@@ -293,14 +294,13 @@ def _refits(
     if data.genes:
         genes_NG, latency_ms_N = np.array(data.genes, dtype=np.int64), np.array(data.latency_ms)
         measured = merge_measurements(measured, space, genes_NG, latency_ms_N)
-    relatives = []
+    n, kin = len(measured.genes_NG), NOTHING
     if predictor.family == Transfer.family:
-        relatives = [load_measurements(blobs.get(blob)).table(space) for blob in data.relative_blobs]
-    n = len(measured.genes_NG)
+        kin = knowledge(space, [load_measurements(blobs.get(blob)) for blob in data.relative_blobs], n)
     maximum = n + 2 * budget.verified * (1 + budget.reexplore)
-    if not can_learn(predictor, n, maximum, relatives):
+    if not can_learn(predictor, n, maximum, kin):
         return None
-    return RefitService(predictor, measured, space, profile, blobs, relatives, excluded)
+    return RefitService(predictor, measured, space, profile, blobs, kin, excluded)
 
 
 def _time_limit(max_hours: float | None, busy_seconds: float) -> Callable[[], bool]:

@@ -141,6 +141,11 @@ class SearchSpace(Protocol):
         measured; equal to ``features`` for canonical genes. None: inactive genes are never built."""
 
     @property
+    def costs_as_written(self) -> Callable[[Genes], dict[str, Floats]] | None:
+        """Those of ``costs`` that are known of N networks built with their inactive parts, such as ``params`` and
+        ``macs``; equal to ``costs`` for canonical genes. None: as ``features_as_written``."""
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Inputs of accuracy predictors for N networks, shape (N, F); None: genes and costs."""
 

@@ -39,6 +39,26 @@ class EnergyAccuracy:
 
 
 @dataclass(frozen=True)
+class OptionFigure:
+    """A way to learn a device from few measurements: its root mean square error where each network in turn is left out,
+    relative to the mean latency, and its weight in the predictor, 0 to 1; the weights of all options sum to 1."""
+
+    name: str
+    error: float
+    weight: float
+
+
+@dataclass(frozen=True)
+class TransferChoice:
+    """What a device was learned by from few measurements: the ``options``, the most trusted first, and the known
+    ``relatives`` by name. ``advice``: that nothing predicts it yet, and how many networks would do; empty otherwise."""
+
+    options: tuple[OptionFigure, ...]
+    relatives: tuple[str, ...] = ()
+    advice: str = ""
+
+
+@dataclass(frozen=True)
 class UploadedTable:
     """In place of a protocol: the latencies of the ``table`` were measured by a protocol that is not recorded."""
 
@@ -62,7 +82,8 @@ class PredictorCard:
     correlations, the share of latencies at or below the 95 % bound (``coverage``, 0 to 1). The predictor itself is
     fitted to ``n`` networks. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown.
     ``kendall_interval``: 95 % bootstrap interval of ``kendall``. ``excluded``: choices of the space that the device
-    does not run, so that no search for it takes them.
+    does not run, so that no search for it takes them. ``choice``: by what a device was learned from few measurements.
+    ``as_written``: the networks were measured with their inactive parts.
 
     ``kind`` is ``estimated`` where latencies were computed from peak figures: nothing was measured, so there are no
     figures, and ``range_ms`` is that of the estimates.
@@ -90,6 +111,8 @@ class PredictorCard:
     kind: Literal["predicted", "estimated"] = "predicted"
     energy: EnergyAccuracy | None = None
     excluded: tuple[ExcludedChoice, ...] = ()
+    choice: TransferChoice | None = None
+    as_written: bool = False
 
     @property
     def source(self) -> LatencySource:

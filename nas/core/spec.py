@@ -417,11 +417,14 @@ class RooflineSpec(_Strict):
 
 class TableSpec(_Strict):
     """An uploaded table: ``blob`` as the upload answered. ``device`` names a column of it, the last one unless given or
-    named as the device is; the other columns are its relatives. ``unit``: of the latencies, if not milliseconds."""
+    named as the device is; the other columns are its relatives. ``unit``: of the latencies, if not milliseconds.
+    ``networks``: whether they were measured as they are written, with parts that do nothing, or simplified; None: found
+    out from rows that are equal once they are simplified."""
 
     blob: str = Field(pattern=r"^[0-9a-f]{64}$")
     device: str | None = Field(default=None, max_length=200)
     unit: Literal["s", "ms", "us", "ns"] | None = None
+    networks: Literal["as_written", "simplified"] | None = None
 
 
 class DeviceSpec(_Strict):

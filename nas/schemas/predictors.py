@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from nas.core.device import LatencySource
-from nas.core.predictor_card import CardNoise, EnergyAccuracy
+from nas.core.predictor_card import CardNoise, EnergyAccuracy, TransferChoice
 from nas.core.unsupported import ExcludedChoice
 from nas.schemas.common import Range
 
@@ -29,7 +29,8 @@ class PredictorCardSchema(BaseModel):
     nothing was measured then, and all figures are null. ``energy``: the accuracy of
     its energy predictor, if the device's table contains energies. ``measured_error``: relative standard
     errors of ``measured_ms``, empty if unknown. ``excluded``: choices that no search for the device takes, since it
-    does not run them.
+    does not run them. ``choice``: of a device that was learned from few measurements, what it was learned by, with the
+    leave-one-out error of each option. ``as_written``: the networks were measured with their inactive parts.
     """
 
     id: str
@@ -57,6 +58,8 @@ class PredictorCardSchema(BaseModel):
     source: LatencySource = "worker"
     energy: EnergyAccuracy | None = None
     excluded: list[ExcludedChoice] = []
+    choice: TransferChoice | None = None
+    as_written: bool = False
     number: int = 1
     created_at: datetime
 

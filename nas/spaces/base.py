@@ -53,6 +53,11 @@ class SpaceDefaults:
         return None
 
     @property
+    def costs_as_written(self) -> Callable[[Genes], dict[str, Floats]] | None:
+        """None."""
+        return None
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """None."""
         return None

@@ -78,6 +78,11 @@ class SpaceWrapper:
         return self.inner.features_as_written
 
     @property
+    def costs_as_written(self) -> Callable[[Genes], dict[str, Floats]] | None:
+        """Of ``inner``."""
+        return self.inner.costs_as_written
+
+    @property
     def accuracy_features(self) -> Callable[[Genes], Floats] | None:
         """Of ``inner``."""
         return self.inner.accuracy_features

@@ -72,6 +72,9 @@ def check_canonical(space: SearchSpace) -> None:
     assert (space.features(genes) == space.features(canonical)).all()
     if space.features_as_written is not None:
         assert (space.features_as_written(canonical) == space.features(canonical)).all()
+    if space.costs_as_written is not None:
+        for key, cost in space.costs_as_written(canonical).items():
+            assert (space.costs(canonical)[key] == cost).all(), key
     for compared in (*space.references.values(), *space.published.values()):
         check_genes(space.decisions, np.array([compared]))
     if space.pretrained_genes is not None:

@@ -1,121 +1,84 @@
-"""Latency on a new device from a handful of measurements and the tables of devices that are known already.
+"""Latency on a new device from a handful of measurements, beside the tables of devices that are known already.
 
-Every known device gives a linear model of relative latency on the features. A new device is drawn around their mean:
-its weights deviate from it along the known devices' own deviations, and a little in every direction, each weight in
-proportion to how large it is among the known devices. How far, and how noisy the device is, is not decided but
-integrated over, by the marginal likelihood of the few measurements. Their noise has heavy tails, so one disturbed
-measurement does not bend the model. The bound is calibrated by playing the new device's part with every known device.
+Several options to learn (``predictors.options``) are each fitted to the measurements: by one view of the networks or
+another, from a single cost, and from known devices. Leaving out one measurement at a time shows how well each predicts;
+the mean is that of all options, each counting by its leave-one-out error. So known devices help where they resemble the
+new one, and do no harm where they do not. The bound lies above the mean by what left-out measurements need.
 
-Sources: Lee et al., "HELP" (NeurIPS 2021), for the problem; Bishop, Pattern Recognition and Machine Learning, section
-3.5, for the evidence; Lange, Little, Taylor, "Robust statistical modeling using the t distribution" (JASA 1989), for
-the weights; Dunn, Wasserman, Ramdas, "Distribution-free prediction sets for two-layer hierarchical models" (JASA
-2023), for calibrating on groups.
+Sources: Lee et al., "HELP" (NeurIPS 2021), for the problem; Yao, Vehtari, Simpson, Gelman, "Using stacking to average
+Bayesian predictive distributions" (Bayesian Analysis 2018), for weights by leaving one out; Barber, Candès, Ramdas,
+Tibshirani, "Predictive inference with the jackknife+" (Annals of Statistics 2021), for the bound.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import digamma, gammaln
+from scipy.special import stdtrit
 
-from nas.core.arch import Floats
+from nas.core.arch import Floats, Genes
+from nas.core.device import Latency
 from nas.core.errors import InvalidInput
+from nas.core.ports import SearchSpace
+from nas.core.predictor_card import OptionFigure
+from predictors.adaptation import Adapted, adapt, with_one
 from predictors.base import BoundedPredictor
 from predictors.domain import ApplicabilityDomain
-from predictors.validation import check_measured, check_weights
+from predictors.layer_times import LayerTimes
+from predictors.options import alone, beside, design_prior
+from predictors.relatives import FEWEST, Relatives, Table, check_rows
+from predictors.validation import check_weights
+from predictors.views import FeatureLayout, network_features
 
-FEWEST = 3  # networks measured on the new device
-FEWEST_DEVICES = 3
+__all__ = ["FEWEST", "Relatives", "Table", "Transfer", "choose", "learn"]
 
-# Guided by leaving out one known device at a time; see benchmarks/latency_transfer.py for what that is worth.
-_FREEDOM = 4.0  # degrees of freedom of the noise
-_SPREADS = np.geomspace(0.1, 30.0, 6)  # variance of the new device's deviation, over that among the known devices
-_SHARES = np.array([0.1, 0.3])  # of it, in directions in which no known device deviates
-_NOISES = np.geomspace(1e-6, 0.1, 9)  # variance of relative latency
-_LEVEL = 0.1  # prior variance of the offset, and of the scale, beyond the plain fit of scale
-_ROUNDS = 4  # of reweighting
-
-
-@dataclass(frozen=True)
-class Table:
-    """Networks that were measured on one known device: ``features_NF`` and their latency in ms."""
-
-    features_NF: Floats
-    latency_ms_N: Floats
-
-
-@dataclass(frozen=True)
-class Relatives:
-    """What D measured devices say about another: weights of latency relative to that of a network with features
-    ``centre_F``, one row per device, and the tables they were learnt from."""
-
-    centre_F: Floats
-    weights_DF: Floats
-    tables: tuple[Table, ...]
-
-    @classmethod
-    def learn(cls, tables: Sequence[Table]) -> Relatives:
-        """Raises InvalidInput for fewer than 3 devices, tables that differ in their features, or unusable numbers."""
-        if len(tables) < FEWEST_DEVICES:
-            raise InvalidInput(f"expected the tables of at least {FEWEST_DEVICES} known devices, got {len(tables)}")
-        for table in tables:
-            _check(table.features_NF, table.latency_ms_N, tables[0].features_NF.shape[1], FEWEST)
-        centre_F = np.mean([t.features_NF.mean(0) for t in tables], axis=0)
-        spread_F = np.mean([t.features_NF.std(0) for t in tables], axis=0)
-        scale_F = 1.0 / np.where(spread_F > 0, spread_F, np.inf)
-        # Features that mattered little to all devices are held back on each, the next time.
-        for _ in range(6):
-            weights_DF = np.array([_own_weights(t.features_NF - centre_F, t.latency_ms_N, scale_F) for t in tables])
-            scale_F = np.sqrt((weights_DF**2).mean(0))
-        return cls(centre_F, weights_DF, tuple(tables))
-
-    def without(self, device: int) -> Relatives:
-        """All but one of the devices."""
-        remaining = [d for d in range(len(self.tables)) if d != device]
-        return replace(self, weights_DF=self.weights_DF[remaining], tables=tuple(self.tables[d] for d in remaining))
+_LEVEL = 0.95  # of the bound
+_FAR = 4.0  # times the median residual, beyond which no residual counts for more
+_MOST = 48  # measurements from which weights of options are taken; more would take long and tell little
+_DOUBTFUL = 0.02  # weight of an option below which it is not fitted to more than so many
+_EXACT = 1e-9  # of the variance of predictions, up to which the space's own features give the same
+_WIDENED = 3.0  # measurements by whose share the margin is widened
+_STEPS = (1e2, 1e1, 1.0, 0.1, 0.01, 1e-3)  # in ms, to which latencies of a table may be rounded
+_COARSE = 100  # steps between the fastest and the slowest network, above which rounding does not matter
 
 
 @dataclass(frozen=True)
 class Transfer(BoundedPredictor):
-    """``mean = weights . (features - centre, 1)`` in ms, never below half of the fastest network that was measured,
-    and ``upper`` a margin in ms above it. Its domain holds the networks measured here and on known devices."""
+    """``mean = weights . (columns - centre, 1)`` in ms, never below half of the fastest network that was measured, and
+    ``upper`` a margin in ms above it, rounded up to a multiple of ``step_ms`` (0: not rounded), in which latencies were
+    measured. The columns are those of ``network_features`` if ``views``, else the features of the space. Its domain
+    holds the networks measured here and on known devices."""
 
     family: ClassVar[str] = "transfer"
-    scalars: ClassVar[tuple[str, ...]] = ("margin_ms", "floor_ms")
+    scalars: ClassVar[tuple[str, ...]] = ("margin_ms", "floor_ms", "step_ms")
+    nested: ClassVar[tuple[str, ...]] = ("domain", "views", "layers")
     centre_F: Floats
     weights_P: Floats
     margin_ms: float
     floor_ms: float
+    step_ms: float = 0.0
+    views: bool = False
+    layers: LayerTimes | None = None
 
     @classmethod
     def fit(
         cls,
         features_NF: Floats,
         latency_ms_N: Floats,
-        relatives: Relatives,
-        multiple: float | None = None,
+        relatives: Relatives | None = None,
         weight_N: Floats | None = None,
+        layout: FeatureLayout | None = None,
     ) -> Transfer:
-        """Adapts to a device on which N networks were measured, from 3.
-
-        The margin is ``multiple`` times the root mean square of the leave-one-out errors on them: that of ``calibrate``
-        for N networks, unless given. Raises InvalidInput for fewer networks, other features, or unusable numbers.
-        """
-        _check(features_NF, latency_ms_N, len(relatives.centre_F), FEWEST)
-        if multiple is None:
-            multiple = calibrate(relatives, len(latency_ms_N))
-        weights_P, error_ms = _adapt(_prior(relatives), features_NF, latency_ms_N, weight_N)
-        domain = ApplicabilityDomain.of(np.concatenate([*(t.features_NF for t in relatives.tables), features_NF]))
-        floor_ms = 0.5 * float(latency_ms_N.min())
-        return cls(relatives.centre_F, weights_P, multiple * error_ms, floor_ms, domain=domain)
+        """The predictor of ``learn``."""
+        return learn(features_NF, latency_ms_N, relatives, weight_N, layout).predictor
 
     @property
     def columns(self) -> int:
-        """Number of features."""
+        """Number of columns."""
         return len(self.centre_F)
 
     def mean_ms(self, features_NF: Floats) -> Floats:
@@ -125,33 +88,136 @@ class Transfer(BoundedPredictor):
 
     def bound_ms(self, mean_ms_N: Floats) -> Floats:
         """The means with the margin, shape (N,)."""
-        return mean_ms_N + self.margin_ms
+        upper_ms_N = mean_ms_N + self.margin_ms
+        return upper_ms_N if self.step_ms == 0 else np.ceil(upper_ms_N / self.step_ms - 1e-9) * self.step_ms
+
+    def inputs(self, space: SearchSpace, genes_NG: Genes) -> Floats:
+        """All views of the networks, or the features of the space alone."""
+        return network_features(space, genes_NG, self.layers) if self.views else space.features(genes_NG)
+
+    def to_arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything as plain arrays."""
+        layers = {} if self.layers is None else self.layers.to_arrays()
+        return {**super().to_arrays(), "views": np.array(self.views), **layers}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> Self:
+        """Inverse of ``to_arrays``. Earlier versions rounded nothing and read the features of the space."""
+        scalars = arrays["scalars"]
+        full = {**arrays, "scalars": np.append(scalars, 0.0) if len(scalars) == 2 else scalars}
+        views = "views" in arrays and bool(arrays["views"])
+        return cls(**cls.stored_fields(full), views=views, layers=LayerTimes.from_arrays(arrays))
 
 
-def calibrate(relatives: Relatives, n: int, level: float = 0.95, draws: int = 6, seed: int = 0) -> float:
-    """By how many root mean square errors the bound of a fit to ``n`` networks must lie above the mean, so that it
-    holds at ``level`` on average over the known devices: each in turn is new, and ``draws`` times ``n`` of its networks
-    are measured; the quantile of the errors on its others, all devices weighing alike.
+@dataclass(frozen=True)
+class Learned:
+    """A predictor, how the options did that its mean is made of, the most trusted first, and what fits to all others
+    predict of each network. ``of_columns`` is the same predictor by the columns that it was fitted to."""
 
-    Raises InvalidInput where a table has no more than ``n`` networks.
-    """
-    rng = np.random.default_rng((seed, n))
-    fewest = min(len(t.latency_ms_N) for t in relatives.tables)
-    if fewest <= n:
-        raise InvalidInput(f"expected tables of more networks than the {n} of the new device, got one of {fewest}")
-    ratios, shares = [], []
-    for device, table in enumerate(relatives.tables):
-        prior = _prior(relatives.without(device))
-        x_NP = _with_one(table.features_NF - prior.centre_F)
-        for _ in range(draws):
-            few, unmeasured = np.split(rng.permutation(len(x_NP)), [n])
-            weights_P, error_ms = _adapt(prior, table.features_NF[few], table.latency_ms_N[few])
-            ratios.append((table.latency_ms_N[unmeasured] - x_NP[unmeasured] @ weights_P) / max(error_ms, 1e-12))
-            shares.append(np.full(len(unmeasured), 1.0 / len(unmeasured)))
-    ratio_M, share_M = np.concatenate(ratios), np.concatenate(shares)
-    order = ratio_M.argsort()
-    reached_M = share_M[order].cumsum() / share_M.sum()
-    return max(0.0, float(ratio_M[order][min(int(np.searchsorted(reached_M, level)), len(order) - 1)]))
+    predictor: Transfer
+    of_columns: Transfer
+    options: tuple[OptionFigure, ...]
+    left_out: Latency
+
+
+def learn(
+    features_NF: Floats,
+    latency_ms_N: Floats,
+    relatives: Relatives | None = None,
+    weight_N: Floats | None = None,
+    layout: FeatureLayout | None = None,
+) -> Learned:
+    """Learns a device on which N networks were measured, from 3, beside ``relatives``, if there are any. ``layout``
+    says what the columns are, None: features of a space. Raises InvalidInput for fewer networks, other features, or
+    unusable numbers."""
+    n_columns = features_NF.shape[-1] if relatives is None else len(relatives.centre_F)
+    check_rows(features_NF, latency_ms_N, n_columns, FEWEST)
+    layout = layout or FeatureLayout.single(_all_rows(features_NF, relatives))
+    if relatives is not None:
+        layout = replace(layout, centre_F=relatives.centre_F)
+    adapted = _adapt_all(features_NF, latency_ms_N, relatives, check_weights(weight_N, len(latency_ms_N)), layout)
+    weight_K, left_out_N = _trust(adapted), _blended_residuals(adapted)
+    margin_ms, step_ms = margin(left_out_N), rounding_step(latency_ms_N)
+    predictor = Transfer(
+        layout.centre_F,
+        weight_K @ np.array([option.weights_P for option in adapted]),
+        margin_ms,
+        0.5 * float(latency_ms_N.min()),
+        step_ms,
+        not layout.is_single,
+        layout.layers,
+        domain=ApplicabilityDomain.of(_all_rows(features_NF, relatives)),
+    )
+    figures = _figures(adapted, weight_K, float(latency_ms_N.mean()))
+    mean_ms_N = np.maximum(latency_ms_N - left_out_N, predictor.floor_ms)
+    margins_N = np.array([margin(np.delete(left_out_N, i)) for i in range(len(left_out_N))])
+    upper_ms_N = np.array(
+        [replace(predictor, margin_ms=m).bound_ms(mean) for m, mean in zip(margins_N, mean_ms_N, strict=True)]
+    )
+    reduced = _of_features(predictor, layout, features_NF, relatives)
+    return Learned(reduced, predictor, figures, Latency(mean_ms_N, upper_ms_N))
+
+
+def _adapt_all(
+    features_NF: Floats, y_N: Floats, relatives: Relatives | None, weight_N: Floats, layout: FeatureLayout
+) -> list[Adapted]:
+    """Every option, fitted; of many measurements, those that a part of them does not tell to be hopeless."""
+    priors = list(alone(layout))
+    if relatives is not None:
+        priors += beside(relatives, layout, features_NF, y_N)
+    x_NP = with_one(features_NF - layout.centre_F)
+    if len(y_N) > _MOST:
+        rows = np.random.default_rng(0).permutation(len(y_N))[:_MOST]
+        tried = [adapt(prior, x_NP[rows], y_N[rows], weight_N[rows]) for prior in priors]
+        weight_K = _trust(tried)
+        priors = [prior for prior, weight in zip(priors, weight_K, strict=True) if weight >= _DOUBTFUL * weight_K.max()]
+    return [adapt(prior, x_NP, y_N, weight_N) for prior in priors]
+
+
+def _trust(options: Sequence[Adapted]) -> Floats:
+    """Weights of K options: the product of their evidence and their leave-one-out likelihood, each to half a power,
+    since both are of the same measurements. Shape (K,)."""
+    residual_KN = np.array([option.residual_ms_N for option in options])
+    return _weights(np.array([option.log_evidence for option in options]), residual_KN)
+
+
+def _weights(log_evidence_K: Floats, residual_ms_KN: Floats) -> Floats:
+    """Large residuals count as ``_FAR`` times the median: one disturbed measurement says nothing of an option."""
+    size_KN = np.abs(residual_ms_KN)
+    size_KN = np.minimum(size_KN, _FAR * np.median(size_KN, axis=1, keepdims=True))
+    log_likelihood_K = -0.5 * size_KN.shape[1] * np.log(np.maximum((size_KN**2).mean(1), 1e-300))
+    log_K = 0.5 * (log_evidence_K + log_likelihood_K)
+    weight_K = np.exp(log_K - log_K.max())
+    return np.asarray(weight_K / weight_K.sum())
+
+
+def _blended_residuals(options: Sequence[Adapted]) -> Floats:
+    """Leave-one-out residuals of the weighted mean of the options, shape (N,): no network has a say in the weights by
+    which it is predicted."""
+    residual_KN = np.array([option.residual_ms_N for option in options])
+    evidence_KN = np.array([option.log_evidence_without_N for option in options])
+    rows = range(residual_KN.shape[1])
+    return np.array([_weights(evidence_KN[:, i], np.delete(residual_KN, i, axis=1)) @ residual_KN[:, i] for i in rows])
+
+
+def margin(residual_ms_N: Floats) -> float:
+    """By how many ms a bound lies above the mean: the order statistic of the residuals that conformal prediction takes,
+    the largest of a few; but at least what Student's t distribution of the same spread takes, since a few residuals
+    seldom hold a large one. Both are widened, the more the fewer they are: ``_trust`` has seen them."""
+    n = len(residual_ms_N)
+    rank = min(n, int(np.ceil(_LEVEL * (n + 1))))
+    spread_ms = float(np.sqrt((residual_ms_N**2).mean() * (1.0 + 1.0 / n)))
+    widest_ms = max(0.0, float(np.sort(residual_ms_N)[rank - 1]), float(stdtrit(n - 1, _LEVEL)) * spread_ms)
+    return (1.0 + _WIDENED / n) * widest_ms
+
+
+def rounding_step(latency_ms_N: Floats) -> float:
+    """The step in ms to which all latencies are rounded, if it is coarse; 0 otherwise."""
+    for step_ms in _STEPS:
+        steps_N = latency_ms_N / step_ms
+        if (np.abs(steps_N - np.round(steps_N)) < 1e-6).all():
+            return step_ms if np.ptp(steps_N) < _COARSE else 0.0
+    return 0.0
 
 
 def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int64]:
@@ -162,10 +228,7 @@ def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int6
     """
     if not 0 < n <= len(features_NF):
         raise InvalidInput(f"expected to choose between 1 and {len(features_NF)} networks, got {n}")
-    prior = _prior(relatives)
-    x_NP = _with_one(features_NF - prior.centre_F)
-    left_NN = x_NP @ prior.covariance(1.0, float(_SHARES.mean())) @ x_NP.T
-    noise = float(np.sqrt(_NOISES[0] * _NOISES[-1]))
+    left_NN, noise = design_prior(relatives).covariance(with_one(features_NF - relatives.centre_F)), _DESIGN_NOISE
     selected: list[int] = []
     for _ in range(n):
         gain_N = (left_NN**2).sum(0) / (np.diag(left_NN) + noise)
@@ -176,140 +239,37 @@ def choose(relatives: Relatives, features_NF: Floats, n: int) -> NDArray[np.int6
     return np.array(selected, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class _Prior:
-    """Weights of relative latency, the constant last: ``mean_P``, the K deviations of the known devices ``known_KP``,
-    whose Gram matrix is their covariance, and variances ``other_P`` of the same trace over the networks at hand."""
-
-    centre_F: Floats
-    mean_P: Floats
-    known_KP: Floats
-    other_P: Floats
-
-    def covariance(self, spread: float, share: float) -> Floats:
-        """Covariance of the weights; scale and offset are nearly free."""
-        known_PP, other_PP, free_PP = self._parts(np.eye(len(self.mean_P)))
-        return spread * (known_PP + share * other_PP) + free_PP
-
-    def crossed(self, x_PN: Floats) -> Floats:
-        """The covariance of every spread and share, times N networks, shape (H, P, N)."""
-        known_PN, other_PN, free_PN = self._parts(x_PN)
-        of_share_SPN = known_PN + _SHARES[:, None, None] * other_PN
-        every_SAPN = _SPREADS[:, None, None] * of_share_SPN[:, None] + free_PN
-        return every_SAPN.reshape(-1, *x_PN.shape)
-
-    def _parts(self, x_PN: Floats) -> tuple[Floats, Floats, Floats]:
-        free_PN = _LEVEL * np.outer(self.mean_P, self.mean_P @ x_PN)
-        free_PN[-1] += _LEVEL * x_PN[-1]
-        return self.known_KP.T @ (self.known_KP @ x_PN), self.other_P[:, None] * x_PN, free_PN
+def _figures(adapted: list[Adapted], weight_K: Floats, mean_ms: float) -> tuple[OptionFigure, ...]:
+    error_K = [float(np.sqrt((option.residual_ms_N**2).mean())) / mean_ms for option in adapted]
+    figures = [
+        OptionFigure(option.name, error, float(weight))
+        for option, error, weight in zip(adapted, error_K, weight_K, strict=True)
+    ]
+    return tuple(sorted(figures, key=lambda figure: -figure.weight))
 
 
-def _prior(relatives: Relatives) -> _Prior:
-    weights_DF = relatives.weights_DF
-    mean_F = weights_DF.mean(0)
-    known_DF = (weights_DF - mean_F) / np.sqrt(len(weights_DF) - 1)
-    other_F = (weights_DF**2).mean(0)
-    x_NF = np.concatenate([t.features_NF for t in relatives.tables]) - relatives.centre_F
-    total = float((other_F * (x_NF**2).sum(0)).sum())
-    other_F = other_F * (float(((x_NF @ known_DF.T) ** 2).sum()) / total if total > 0 else 0.0)
-    constant = np.zeros((len(known_DF), 1))
-    return _Prior(relatives.centre_F, np.append(mean_F, 1.0), np.hstack([known_DF, constant]), np.append(other_F, 0.0))
+def _of_features(
+    predictor: Transfer, layout: FeatureLayout, features_NF: Floats, relatives: Relatives | None
+) -> Transfer:
+    """The same predictor by the features of the space alone, where these give the same."""
+    columns_C, pool = layout.features_C, layout.pool_MF
+    if layout.is_single or 2 * len(columns_C) > len(pool):
+        return predictor
+    line_ms_M = (pool - predictor.centre_F) @ predictor.weights_P[:-1]
+    centre_C = predictor.centre_F[columns_C]
+    design_MP = with_one(pool[:, columns_C] - centre_C)
+    weights_P = np.linalg.lstsq(design_MP, line_ms_M, rcond=None)[0]
+    if float(np.square(design_MP @ weights_P - line_ms_M).mean()) > _EXACT * float(line_ms_M.var()):
+        return predictor
+    weights_P[-1] += predictor.weights_P[-1]
+    domain = ApplicabilityDomain.of(_all_rows(features_NF, relatives)[:, columns_C])
+    return replace(predictor, centre_F=centre_C, weights_P=weights_P, views=False, layers=None, domain=domain)
 
 
-def _adapt(prior: _Prior, features_NF: Floats, y_N: Floats, weight_N: Floats | None = None) -> tuple[Floats, float]:
-    """Posterior mean of the weights in ms, averaged over spread, share and noise by their evidence; and the root mean
-    square in ms of the errors on the N networks, each predicted from the others."""
-    x_NP = _with_one(features_NF - prior.centre_F)
-    expected_N = x_NP @ prior.mean_P
-    unit_ms = float(y_N @ expected_N / (expected_N @ expected_N))
-    rest_N = y_N / unit_ms - expected_N
-    cross_HPN = prior.crossed(x_NP.T)
-    inverse_HQNN, log_evidence_HQ = _heavy_tailed(x_NP @ cross_HPN, rest_N, check_weights(weight_N, len(y_N)))
-    p_HQ = np.exp(log_evidence_HQ - log_evidence_HQ.max())
-    p_HQ /= p_HQ.sum()
-    solved_HQN = inverse_HQNN @ rest_N
-    step_P = (cross_HPN @ (p_HQ[:, None] @ solved_HQN).swapaxes(1, 2)).sum((0, 2))
-    error_N = p_HQ.ravel() @ (solved_HQN / np.einsum("hqnn->hqn", inverse_HQNN)).reshape(p_HQ.size, -1)
-    return (prior.mean_P + step_P) * unit_ms, float(np.sqrt((error_N**2).mean())) * unit_ms
+def _all_rows(features_NF: Floats, relatives: Relatives | None) -> Floats:
+    """The networks measured here and on known devices."""
+    tables = () if relatives is None else relatives.tables
+    return np.concatenate([*(table.features_NF for table in tables), features_NF])
 
 
-def _heavy_tailed(grams_HNN: Floats, rest_N: Floats, weight_N: Floats) -> tuple[Floats, Floats]:
-    """For each prior and each noise, which is lower for a measurement of more weight: the inverse covariance of the
-    measurements and the log evidence (its variational bound), where every measurement's precision is a Gamma
-    variable, which makes the noise Student's t."""
-    n, half = len(rest_N), _FREEDOM / 2
-    noise_Q1 = _NOISES[:, None]
-    noise_QN = noise_Q1 / weight_N
-    # At first all measurements are as precise, so one decomposition of each prior's matrix serves all noises.
-    values_HN, turn_HNN = np.linalg.eigh(grams_HNN)
-    shrunk_HQN = 1.0 / (np.maximum(values_HN, 0.0)[:, None] + noise_Q1)
-    solved_HQN = (shrunk_HQN * (rest_N @ turn_HNN)[:, None]) @ turn_HNN.swapaxes(1, 2)
-    precision_HQN = _precision(noise_Q1, noise_Q1, solved_HQN, shrunk_HQN @ (turn_HNN**2).swapaxes(1, 2))
-    for rounds_to_go in reversed(range(_ROUNDS - 1)):
-        variance_HQN = noise_QN / precision_HQN
-        covariance_HQNN = grams_HNN[:, None] + variance_HQN[..., None] * np.eye(n)
-        inverse_HQNN = np.linalg.inv(covariance_HQNN)
-        solved_HQN = inverse_HQNN @ rest_N
-        if rounds_to_go:
-            precision_HQN = _precision(noise_QN, variance_HQN, solved_HQN, np.einsum("hqnn->hqn", inverse_HQNN))
-    shape, rate_HQN = half + 0.5, (half + 0.5) / precision_HQN
-    log_precision_HQN = digamma(shape) - np.log(rate_HQN)
-    divergence_HQN = (
-        shape * np.log(rate_HQN)
-        - half * np.log(half)
-        - gammaln(shape)
-        + gammaln(half)
-        + 0.5 * log_precision_HQN
-        - precision_HQN * (rate_HQN - half)
-    )
-    bound_HQ = (0.5 * (log_precision_HQN - np.log(precision_HQN)) - divergence_HQN).sum(-1)
-    log_det_HQ = np.linalg.slogdet(covariance_HQNN)[1]
-    return np.asarray(inverse_HQNN, dtype=np.float64), bound_HQ - 0.5 * (solved_HQN @ rest_N) - 0.5 * log_det_HQ
-
-
-def _precision(noise_QN: Floats, variance_HQN: Floats, solved_HQN: Floats, diagonal_HQN: Floats) -> Floats:
-    """What is to be thought of each measurement's precision, by its error and what the model leaves open of it."""
-    error_HQN = variance_HQN * solved_HQN
-    doubt_HQN = variance_HQN - variance_HQN**2 * diagonal_HQN
-    return np.asarray((_FREEDOM + 1) / (_FREEDOM + (error_HQN**2 + doubt_HQN) / noise_QN))
-
-
-def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
-    """Weights of latency relative to that at the centre (features 0): ridge regression in units of ``scale_F``, its
-    penalty chosen by the evidence, measurements far off (by their median) weighing less, as under Student's t."""
-    design_NF = x_NF * scale_F
-    weight_N = np.ones(len(y_N))
-    for _ in range(6):
-        share_N = weight_N / weight_N.sum()
-        centre_F, level = share_N @ design_NF, float(share_N @ y_N)
-        root_N = np.sqrt(weight_N)
-        weights_F = _ridge((design_NF - centre_F) * root_N[:, None], (y_N - level) * root_N)
-        offset = level - centre_F @ weights_F
-        error_N = y_N - offset - design_NF @ weights_F
-        usual = max(float(np.median(np.abs(error_N))), 1e-9 * abs(level))
-        weight_N = 1.0 / (1.0 + (error_N / (3.7 * usual)) ** 2)
-    return np.asarray(weights_F * scale_F / offset)
-
-
-def _ridge(x_NF: Floats, y_N: Floats) -> Floats:
-    values_F, turn_FF = np.linalg.eigh(x_NF.T @ x_NF)
-    values_F = np.maximum(values_F, 0.0)
-    projected_F = turn_FF.T @ (x_NF.T @ y_N)
-    n, total = len(y_N), max(float(y_N @ y_N), 1e-300)
-    penalties = np.geomspace(1e-9, 1e2, 34)[:, None] * max(float(values_F.max()), 1e-300)
-    squares = total - (projected_F**2 / (values_F + penalties)).sum(1)
-    evidence = -0.5 * n * np.log(np.maximum(squares, 1e-12 * total)) - 0.5 * np.log1p(values_F / penalties).sum(1)
-    return np.asarray(turn_FF @ (projected_F / (values_F + penalties[evidence.argmax()])))
-
-
-def _with_one(x_NF: Floats) -> Floats:
-    return np.hstack([x_NF, np.ones((len(x_NF), 1))])
-
-
-def _check(features_NF: Floats, latency_ms_N: Floats, features: int, fewest: int) -> None:
-    if features_NF.ndim != 2 or features_NF.shape != (len(latency_ms_N), features):
-        raise InvalidInput(
-            f"expected features of shape ({len(latency_ms_N)}, {features}), one row per latency, "
-            f"got {features_NF.shape}"
-        )
-    check_measured(features_NF, latency_ms_N, fewest)
+_DESIGN_NOISE = float(np.sqrt(1e-6 * 0.1))  # variance of relative latency

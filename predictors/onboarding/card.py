@@ -11,6 +11,7 @@ from nas.core.predictor_card import (
     EnergyAccuracy,
     PeakFigures,
     PredictorCard,
+    TransferChoice,
     UploadedTable,
     protocol_fields,
 )
@@ -29,12 +30,15 @@ def make_card(
     table: UploadedTable | None = None,
     energy: EnergyAccuracy | None = None,
     excluded: tuple[ExcludedChoice, ...] = (),
+    choice: TransferChoice | None = None,
+    as_written: bool = False,
 ) -> PredictorCard:
     """The card of a predictor fitted to ``n`` networks.
 
     Every figure is over ``measured_ms`` (H,) of networks that a fit without them ``predicted``, with ``error_H`` their
     relative standard errors; ``refused`` networks could not be measured. ``table``: where the latencies were uploaded;
     ``energy``: of the predictor of its energies; ``excluded``: choices of the space that the device does not run.
+    ``choice``: by what it was learned from few networks. ``as_written``: these were measured with their inactive parts.
     """
     noise = profile.noise
     return PredictorCard(
@@ -59,6 +63,8 @@ def make_card(
         noise=None if noise is None else CardNoise(noise.floor, noise.levels, noise.undisturbed, refused),
         energy=energy,
         excluded=excluded,
+        choice=choice,
+        as_written=as_written,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,26 +13,31 @@ from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
 from nas.core.plugins import NetworkFitter
 from nas.core.ports import LatencyPredictor, SearchSpace, predict_latency
+from nas.core.predictor_card import TransferChoice
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.families.transfer import Relatives, Transfer, calibrate
+from predictors.families.transfer import FEWEST, Relatives, Table, learn
+from predictors.layer_times import LayerTimes
+from predictors.learning_curve import outlook
 from predictors.validation import held_out_ms, measurement_weights
+from predictors.views import FeatureLayout, network_features
 
 HELD_OUT = 0.25
 WEIGHT_FOLDS = 5
 MANY = 200  # networks of which a quarter is not missed
-MOST_LEFT_OUT = 40  # networks that are each predicted from the others
 
 
 @dataclass(frozen=True)
 class Fitted:
     """A predictor of ``n`` networks, and what a fit that did not know them predicted for H networks, with their
-    measured latency and its relative standard error (None where it is not known)."""
+    measured latency and its relative standard error (None where it is not known). ``choice``: what it was learned by,
+    where that was chosen."""
 
     predictor: LatencyPredictor
     n: int
     truth_ms_H: Floats
     guess: Latency
     error_H: Floats | None = None
+    choice: TransferChoice | None = None
 
 
 def fit_networks(
@@ -76,24 +82,26 @@ def fit_family(
     return Fitted(predictor, int(rows_N.sum()), y_N[held_out_N], guess, error_H)
 
 
-def fit_transfer(relatives: Relatives, x_NF: Floats, y_N: Floats, seed: int, error_N: Floats | None = None) -> Fitted:
-    """A handful of networks beside known devices, all of them fitted to; each is checked by a fit to the others."""
-    n = len(y_N)
-    multiple = calibrate(relatives, n)
-    out = np.random.default_rng((seed, 7)).permutation(n)[:MOST_LEFT_OUT]
-    weight_N = None if error_N is None else weights_of(x_NF, y_N, error_N)
-    mean_ms, upper_ms = np.empty(len(out)), np.empty(len(out))
-    for i, row in enumerate(out):
-        other_rows = np.delete(np.arange(n), row)
-        weights = None if weight_N is None else weight_N[other_rows]
-        guess = Transfer.fit(x_NF[other_rows], y_N[other_rows], relatives, multiple, weights).predict(
-            x_NF[row : row + 1]
-        )
-        mean_ms[i], upper_ms[i] = guess.mean_ms[0], guess.upper_ms[0]
-    return Fitted(
-        Transfer.fit(x_NF, y_N, relatives, multiple, weight_N),
-        n,
-        y_N[out],
-        Latency(mean_ms, upper_ms),
-        None if error_N is None else error_N[out],
-    )
+def fit_transfer(
+    tables: Sequence[Table],
+    space: SearchSpace,
+    genes_NG: Genes,
+    y_N: Floats,
+    error_N: Floats | None = None,
+    layers: LayerTimes | None = None,
+) -> Fitted:
+    """A handful of networks, beside known devices if there are ``tables`` of them, and by what the device takes for
+    ``layers`` in other spaces, if that is known. All networks are fitted to; each is checked by fits to the others."""
+    layout, x_NF = FeatureLayout.of(space, layers), network_features(space, genes_NG, layers)
+    relatives = Relatives.learn(tables, layout.additive_C) if tables else None
+    weight_N = None if error_N is None else weights_of(space.features(genes_NG), y_N, error_N)
+    learned = learn(x_NF, y_N, relatives, weight_N, layout)
+
+    def error_ms(fitted: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+        weights = None if weight_N is None else weight_N[fitted]
+        guess = learn(x_NF[fitted], y_N[fitted], relatives, weights, layout).of_columns.predict(x_NF[others])
+        return float(np.sqrt(((guess.mean_ms - y_N[others]) ** 2).mean()))
+
+    advice = outlook(y_N - learned.left_out.mean_ms, y_N, error_ms) if len(y_N) >= 2 * FEWEST else ""
+    choice = TransferChoice(learned.options, tuple(table.name for table in tables), advice)
+    return Fitted(learned.predictor, len(y_N), y_N, learned.left_out, error_N, choice)

@@ -5,7 +5,7 @@ Nothing can be measured on such a device, so what is learned from it stays a pre
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from nas.core.predictor_card import EnergyAccuracy, PeakFigures, UploadedTable
 from nas.core.spec import DeviceSpec, RooflineSpec
 from predictors.as_written import measured_space
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
-from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.families.transfer import FEWEST, Table, Transfer
 from predictors.onboarding.card import make_card, make_estimated_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.onboarding.measured import fit_result, stratified
@@ -28,9 +28,12 @@ from predictors.onboarding.results import EnergyFit, FitResult, ProfileResult
 from predictors.onboarding.roofline import roofline_ms
 from predictors.onboarding.tables import LatencyTable, RawTable, check_table
 from predictors.storage import DeviceMeasurements, dump_predictor
+from predictors.views import network_features
 
 STAGES = ("profile", "fit")
+
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
+_FEW = 10  # networks of a device beside no relatives, of which options are chosen by leaving one out
 
 
 def onboard_from_table(
@@ -48,15 +51,17 @@ def onboard_from_table(
         result = _estimated(spec, spec.roofline, profile, space, blobs)
     else:
         assert spec.table is not None
-        table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit)
-        energy = _fit_energy(spec, table, space) if "energy_mj" in table.extras else None
-        if "energy_mj" in table.extras and energy is None:
+        table = check_table(RawTable.load(blobs.get(spec.table.blob)), space, spec.table.unit, spec.table.networks)
+        energy = _fit_energy(spec, table, space)
+        if energy is None and ("energy_mj" in table.extras or table.energies_mj):
             yield Warned(
                 "fit",
-                f"the energies of the table are left out: expected at least {_ENOUGH} networks of a single device, "
-                f"whose energies differ, got {len(table.genes_NG)} of {len(table.devices)}",
+                f"the energies of the table are left out: expected those of this device, of at least {_FEW} networks, "
+                "and that they differ",
             )
         result = _learned(spec, table, UploadedTable(spec.table), energy, profile, space, blobs)
+        if result.card.choice is not None and result.card.choice.advice:
+            yield Warned("fit", result.card.choice.advice)
     yield StageFinished("fit", clock() - started_s, result.to_json())
 
 
@@ -83,9 +88,18 @@ def _learned(
 ) -> FitResult:
     """The family learns what the table says of its networks."""
     fitted, measurements = _fit_table(spec, table, space)
-    accuracy = None if energy is None else _energy_accuracy(energy)
-    checked = (fitted.n, fitted.truth_ms_H, fitted.guess)
-    card = make_card(fitted.predictor, profile, space, *checked, table=source, energy=accuracy)
+    card = make_card(
+        fitted.predictor,
+        profile,
+        space,
+        fitted.n,
+        fitted.truth_ms_H,
+        fitted.guess,
+        table=source,
+        energy=None if energy is None else _energy_accuracy(energy),
+        choice=fitted.choice,
+        as_written=table.as_written,
+    )
     stored = None
     if energy is not None:
         stored = EnergyFit(energy.predictor.family, blobs.put(dump_predictor(energy.predictor)))
@@ -113,32 +127,49 @@ def profile_of(spec: DeviceSpec) -> DeviceProfile:
 def require_usable(spec: DeviceSpec, raw: RawTable, space: SearchSpace) -> None:
     """Raises InvalidData for a table from which no predictor of the device can be learned."""
     assert spec.table is not None
-    _require_enough(spec, *_split(spec, check_table(raw, space, spec.table.unit)))
+    table = check_table(raw, space, spec.table.unit, spec.table.networks)
+    _require_enough(spec, table.latency_ms_DN, _column(spec, table))
 
 
 def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tuple[Fitted, DeviceMeasurements]:
-    own, relatives = _split(spec, table)
-    _require_enough(spec, own, relatives)
-    space = measured_space(space, table.as_written)
-    known_N = np.isfinite(own)
-    genes_NG, y_N = table.genes_NG[known_N], own[known_N]
+    index = _column(spec, table)
+    own_N = table.latency_ms_DN[index]
+    _require_enough(spec, table.latency_ms_DN, index)
+    known_N = np.isfinite(own_N)
+    genes_NG, y_N = table.genes_NG[known_N], own_N[known_N]
     _require_spread(spec, y_N)
-    measurements = DeviceMeasurements(genes_NG, y_N, np.zeros(len(genes_NG), dtype=bool), as_written=table.as_written)
+    held_out_N = np.zeros(len(genes_NG), dtype=bool)
+    measurements = DeviceMeasurements.of(spec.name, space, genes_NG, y_N, held_out_N, as_written=table.as_written)
+    others = {name: o for d, (name, o) in enumerate(zip(table.devices, table.latency_ms_DN, strict=True)) if d != index}
+    return _fit_column(spec, table, space, own_N, others), measurements
+
+
+def _fit_column(
+    spec: DeviceSpec, table: LatencyTable, space: SearchSpace, own_N: Floats, others: Mapping[str, Floats]
+) -> Fitted:
+    """One column of a table, learned alone where it has enough networks, and otherwise beside those with more."""
+    space = measured_space(space, table.as_written)
+    known_N = np.isfinite(own_N)
+    genes_NG, y_N = table.genes_NG[known_N], own_N[known_N]
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
-        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N))), measurements
-    tables = [Table(space.features(table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)]) for o in relatives]
-    return fit_transfer(Relatives.learn(tables), space.features(genes_NG), y_N, spec.seed), measurements
+        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N)))
+    tables = [
+        Table(network_features(space, table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)], name)
+        for name, o in others.items()
+        if np.isfinite(o).sum() > len(y_N)
+    ]
+    return fit_transfer(tables, space, genes_NG, y_N)
 
 
 def _fit_energy(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> Fitted | None:
-    """What predicts energy, checked on networks that are held out; None for too few networks, for energies that are all
-    the same, or for several devices, of which nobody says whose the energies are."""
-    energy_mj_N = table.extras["energy_mj"]
-    enough = len(energy_mj_N) >= _ENOUGH and float(np.ptp(energy_mj_N)) > 0
-    if not enough or len(table.devices) > 1 or spec.predictor == Transfer.family:
+    """What predicts energy, beside the energies and latencies of all other columns; None where the device has no
+    energies, too few of them, or all are the same."""
+    own_N = table.energy_of(table.devices[_column(spec, table)])
+    if own_N is None or np.isfinite(own_N).sum() < _FEW or np.nanmax(own_N) == np.nanmin(own_N):
         return None
-    space = measured_space(space, table.as_written)
-    return fit_family(spec.predictor, space, table.genes_NG, energy_mj_N, _held_out(spec, len(energy_mj_N)))
+    energies = {f"energy of {name}": mj_N for name, mj_N in table.energies_mj.items() if mj_N is not own_N}
+    latencies = dict(zip(table.devices, table.latency_ms_DN, strict=True))
+    return _fit_column(spec, table, space, own_N, {**energies, **latencies})
 
 
 def _energy_accuracy(fitted: Fitted) -> EnergyAccuracy:
@@ -158,25 +189,22 @@ def _held_out(spec: DeviceSpec, n: int) -> NDArray[np.bool_]:
     return held_out_N
 
 
-def _split(spec: DeviceSpec, table: LatencyTable) -> tuple[Floats, list[Floats]]:
-    """The device's own column, and those of its relatives: the others with more networks, from which can be told how
-    far so few lead."""
+def _column(spec: DeviceSpec, table: LatencyTable) -> int:
+    """Which column is the device's own."""
     assert spec.table is not None
     device = spec.table.device or (spec.name if spec.name in table.devices else table.devices[-1])
     if device not in table.devices:
         raise InvalidData(f"the table has no device {device!r}: expected one of {', '.join(table.devices)}")
-    index = table.devices.index(device)
-    own = table.latency_ms_DN[index]
-    fewest = max(int(np.isfinite(own).sum()), FEWEST) + 1
-    other_columns = np.delete(table.latency_ms_DN, index, axis=0)
-    return own, [o for o in other_columns if np.isfinite(o).sum() >= fewest]
+    return table.devices.index(device)
 
 
-def _require_enough(spec: DeviceSpec, own_N: Floats, relatives: list[Floats]) -> None:
-    n = int(np.isfinite(own_N).sum())
-    if (n >= _ENOUGH and spec.predictor != Transfer.family) or (n > FEWEST and len(relatives) >= FEWEST_DEVICES):
+def _require_enough(spec: DeviceSpec, latency_ms_DN: Floats, index: int) -> None:
+    """Raises InvalidData for a column of too few networks."""
+    measured_D = np.isfinite(latency_ms_DN).sum(axis=1)
+    n, larger = int(measured_D[index]), int((measured_D > max(int(measured_D[index]), FEWEST)).sum())
+    if n >= _FEW or (n > FEWEST and larger):
         return
     raise InvalidData(
-        f"expected at least {_ENOUGH} networks of the device; or {FEWEST + 1}, and {FEWEST_DEVICES} other devices in "
-        f"the table that have more networks than it. Got {n} networks, and {len(relatives)} such devices"
+        f"expected at least {_FEW} networks of the device; or {FEWEST + 1}, and another device in the table that has "
+        f"more networks than it. Got {n} networks, and {larger} such devices"
     )

@@ -26,10 +26,11 @@ from nas.spaces.restricted import restricted
 from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
 from predictors.families.transfer import FEWEST as FEWEST_DEVICE
-from predictors.families.transfer import Relatives, choose
+from predictors.layer_times import MeasuredWork
 from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
+from predictors.onboarding.known import Knowledge, informative, knowledge
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
 from predictors.onboarding.trial import OperatorTrial, is_worth_trying, try_operators
@@ -55,10 +56,10 @@ def onboard(
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
 
-    ``relatives`` are blobs of the measurements of other devices (``predictors.storage.DeviceMeasurements``), where the
-    device is learned from them: a handful of networks will do then, and they are chosen to be informative.
-    ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes them: all layers of
-    the space are then measured before the networks.
+    ``relatives`` are blobs of measurements (``predictors.storage.DeviceMeasurements``), of other devices and of this
+    one in other spaces, where the device is learned from them: a handful of networks will do then, and they are chosen
+    to be informative. ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes
+    them: all layers of the space are then measured before the networks.
 
     Raises UnknownName for the family, MeasurementRefused if fewer networks could be measured than it needs, and
     NotMeasuredYet as ``measure`` does.
@@ -70,7 +71,11 @@ def onboard(
     if profiled is not None and profiled.relatives is not None:
         relatives = profiled.relatives  # those by which networks were chosen
     if spec.beside_relatives:
-        kin = known_devices(space, [load_measurements(blobs.get(blob)) for blob in relatives], spec.samples)
+        kin = knowledge(space, [load_measurements(blobs.get(blob)) for blob in relatives], spec.samples)
+        if not kin:
+            raise InvalidInput(
+                f"expected known devices with more than {spec.samples} networks, or this one in another space"
+            )
     else:
         registry.load_family(spec.predictor)  # raises for an unknown one before anything is measured
     layers = every_layer(space) if spec.predictor == LayerLutModel.family else {}
@@ -110,30 +115,25 @@ def onboard(
     family = _layer_lut(spec.name, layers, measurements[: len(single)]) if layers else spec.predictor
     of_networks = measurements[len(single) :]
     _require_enough(spec.name, of_networks, fewest)
-    usable, refused_count = _usable_measurements(genes, held_out, of_networks)
+    work = _single_work(single, measurements)
+    usable, refused_count = _usable_measurements(spec.name, space, genes, held_out, of_networks, work)
     if kin is not None:
-        features_NF = space.features(usable.genes_NG)
-        fitted = fit_transfer(kin, features_NF, usable.latency_ms_N, spec.seed, usable.error_N)
+        fitted = fit_transfer(kin.tables, space, usable.genes_NG, usable.latency_ms_N, usable.error_N, kin.layers)
     else:
         fitted = fit_family(family, space, usable.genes_NG, usable.latency_ms_N, usable.held_out_N, usable.error_N)
+    checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
     card = make_card(
-        fitted.predictor,
-        profile,
-        space,
-        fitted.n,
-        fitted.truth_ms_H,
-        fitted.guess,
-        fitted.error_H,
-        refused_count,
-        excluded=excluded,
+        fitted.predictor, profile, space, *checked, refused_count, excluded=excluded, choice=fitted.choice
     )
+    if fitted.choice is not None and fitted.choice.advice:
+        yield Warned("fit", fitted.choice.advice)
     yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, usable, blobs).to_json())
 
 
 def _profile(
     spec: DeviceSpec,
     space: SearchSpace,
-    kin: Relatives | None,
+    kin: Knowledge | None,
     profile_machine: Callable[[DeviceSpec], DeviceProfile],
     trying: Callable[[DeviceProfile], OperatorTrial],
     relatives: Sequence[str],
@@ -152,7 +152,7 @@ def _profile(
         excluded = trial.excluded if spec.unsupported == "exclude" else ()
     space = restricted(space, excluded)
     if kin is not None:
-        genes = informative(space, kin, spec.samples, spec.seed)
+        genes = informative(space, kin, stratified(space, max(spec.samples, POOL), spec.seed)[0], spec.samples)
         held_out = np.zeros(len(genes), dtype=bool)
     else:
         genes, held_out = stratified_and_informative(space, spec.samples, spec.seed)
@@ -214,14 +214,31 @@ def _checkpoint(measurements: Sequence[Measurement], blobs: BlobStore) -> Checkp
     return Checkpoint("measure", len(measurements), blob)
 
 
+def _single_work(single: Sequence[Layer | None], measurements: Sequence[Measurement]) -> MeasuredWork | None:
+    """The work of the layers that were measured one by one; None if there were none."""
+    rows = [([] if layer is None else [layer], m.median_ms) for layer, m in zip(single, measurements, strict=False)]
+    latency_ms = [ms for _, ms in rows if ms is not None]
+    if not latency_ms:
+        return None
+    return MeasuredWork.of_layers([layers for layers, ms in rows if ms is not None], np.array(latency_ms))
+
+
 def _usable_measurements(
-    genes_NG: Genes, held_out_N: NDArray[np.bool_], measurements: Sequence[Measurement]
+    device: str,
+    space: SearchSpace,
+    genes_NG: Genes,
+    held_out_N: NDArray[np.bool_],
+    measurements: Sequence[Measurement],
+    layers: MeasuredWork | None,
 ) -> tuple[DeviceMeasurements, int]:
     """What was measured, and how many networks were refused."""
     usable_N = np.array([m.median_ms is not None for m in measurements])
     latency_ms = [m.median_ms for m in measurements if m.median_ms is not None]
     errors = [m.standard_error for m in measurements if m.standard_error is not None]
-    usable = DeviceMeasurements(genes_NG[usable_N], np.array(latency_ms), held_out_N[usable_N], np.array(errors))
+    genes_NG, held_out_N = genes_NG[usable_N], held_out_N[usable_N]
+    usable = DeviceMeasurements.of(
+        device, space, genes_NG, np.array(latency_ms), held_out_N, np.array(errors), layers=layers
+    )
     return usable, int((~usable_N).sum())
 
 
@@ -273,18 +290,6 @@ def fit_result(
         networks=0 if measurements is None else len(measurements.genes_NG),
         energy=energy,
     )
-
-
-def known_devices(space: SearchSpace, devices: Sequence[DeviceMeasurements], samples: int) -> Relatives:
-    """The devices that a new one of ``samples`` networks can be learned from: those with more. Raises InvalidInput
-    where there are too few."""
-    return Relatives.learn([device.table(space) for device in devices if len(device.genes_NG) > samples])
-
-
-def informative(space: SearchSpace, relatives: Relatives, n: int, seed: int) -> Genes:
-    """The ``n`` networks, of a stratified sample, whose latencies are most informative about all others."""
-    pool, _ = stratified(space, max(n, POOL), seed)
-    return pool[choose(relatives, space.features(pool), n)]
 
 
 def stratified_and_informative(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:

@@ -7,7 +7,7 @@ compared; all that is fed back is fitted to. It is for later use only if it is n
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,13 +25,16 @@ from nas.core.unsupported import ExcludedChoice
 from predictors.base import CalibratedPredictor
 from predictors.families.auto import AutoPredictor
 from predictors.families.layer_lut import LayerLutModel
-from predictors.families.transfer import FEWEST, FEWEST_DEVICES, Relatives, Table, Transfer
+from predictors.families.transfer import FEWEST, Transfer, learn
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
+from predictors.onboarding.known import NOTHING, Knowledge
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.results import RefitResult
+from predictors.relatives import Relatives
 from predictors.storage import DeviceMeasurements, load_predictor
 from predictors.validation import FitMean, Regressor, check_measured
+from predictors.views import FeatureLayout, network_features
 
 FOLDS = 5
 MOST_LOST = 0.05  # of mean relative error, over what was known before, for what is gained elsewhere
@@ -61,16 +64,15 @@ class Version:
 
 @dataclass(frozen=True)
 class RefitService:
-    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to ``measurements`` and more. ``kin``: the known
-    devices that a predictor learns from which has few networks of its own; ``excluded``: what the device does not
-    run."""
+    """``nas.core.ports.Refitter``: fits the family of ``predictor`` to ``measurements`` and more. ``kin``: what a
+    predictor learns from that has few networks of its own; ``excluded``: what the device does not run."""
 
     predictor: LatencyPredictor
     measurements: DeviceMeasurements
     space: SearchSpace
     profile: DeviceProfile
     blobs: BlobStore
-    kin: Sequence[Table] = ()
+    kin: Knowledge = NOTHING
     excluded: tuple[ExcludedChoice, ...] = ()
 
     def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
@@ -78,7 +80,15 @@ class RefitService:
         version = refitted(self.predictor, self.measurements, self.space, genes_NG, latency_ms_N, self.kin, error_N)
         fitted, measurements = version.fitted, version.measurements
         checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
-        card = make_card(version.predictor, self.profile, self.space, *checked, excluded=self.excluded)
+        card = make_card(
+            version.predictor,
+            self.profile,
+            self.space,
+            *checked,
+            excluded=self.excluded,
+            choice=fitted.choice,
+            as_written=measurements.as_written,
+        )
         stored = fit_result(version.predictor, card, measurements, self.blobs)
         result = RefitResult(
             card=card,
@@ -98,12 +108,13 @@ class RefitService:
         return load_predictor(result.family, self.blobs.get(result.blob))
 
 
-def can_learn(predictor: LatencyPredictor, n: int, max_networks: int, kin: Sequence[Table]) -> bool:
+def can_learn(predictor: LatencyPredictor, n: int, max_networks: int, kin: Knowledge) -> bool:
     """Whether a predictor of ``n`` networks can be fitted to any number from these to ``max_networks``. One that
-    has learned from relatives needs them, each with more networks than it has, until it has enough to stand alone."""
+    has learned from others needs them, devices each with more networks than it has, until it has enough to stand alone.
+    """
     if predictor.family != Transfer.family or n >= FEWEST_ALONE:
         return True
-    return n > FEWEST and len(_larger(kin, min(max_networks, FEWEST_ALONE - 1))) >= FEWEST_DEVICES
+    return n > FEWEST and bool(kin.beside(min(max_networks, FEWEST_ALONE - 1)))
 
 
 def refitted(
@@ -112,14 +123,14 @@ def refitted(
     space: SearchSpace,
     genes_MG: Genes,
     latency_ms_M: Floats,
-    kin: Sequence[Table] = (),
+    kin: Knowledge = NOTHING,
     error_M: Floats | None = None,
 ) -> Version:
     """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
     those of a front that was verified. A network that was measured before counts with its later latency alone.
 
-    A predictor that learned from relatives does so as long as enough of its ``kin`` have more networks than it; then it
-    has to stand alone. Raises InvalidInput for networks of another space, for latencies that are not positive numbers,
+    A predictor that learned from others does so as long as any of its ``kin`` has more networks than it; then it has to
+    stand alone. Raises InvalidInput for networks of another space, for latencies that are not positive numbers,
     and for too few networks to stand alone.
     """
     if genes_MG.ndim != 2 or genes_MG.shape[1] != measurements.genes_NG.shape[1]:
@@ -127,16 +138,15 @@ def refitted(
     space = measurements.space(space)
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = merge_measurements(measurements, space, genes_MG, latency_ms_M, error_M)
-    larger = _larger(kin, len(more.genes_NG)) if predictor.family == Transfer.family else []
-    relatives = Relatives.learn(larger) if len(larger) >= FEWEST_DEVICES else None
-    if relatives is not None:
-        fitted = fit_transfer(relatives, space.features(more.genes_NG), more.latency_ms_N, 0, more.error_N)
+    known = kin.beside(len(more.genes_NG)) if predictor.family == Transfer.family else NOTHING
+    if known:
+        fitted = fit_transfer(known.tables, space, more.genes_NG, more.latency_ms_N, more.error_N, known.layers)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         fitted = fit_family(
             _fitter_of(predictor), space, more.genes_NG, more.latency_ms_N, more.held_out_N, more.error_N
         )
-    fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, relatives)
+    fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, known)
     older_N = np.arange(len(x_NF)) < len(measurements.genes_NG)
     verdict = passes_gate(fit_mean, x_NF, more.latency_ms_N, older_N, measurements.latency_ms_N)
     return Version(fitted, more, verdict)
@@ -170,8 +180,12 @@ def merge_measurements(
     held_out_N = np.zeros(len(genes), dtype=bool)
     held_out_N[: len(measurements.held_out_N)] = measurements.held_out_N
     error_N = np.array(errors) if all_errors else None
-    return DeviceMeasurements(
-        np.array(genes, dtype=np.int64), np.array(latency), held_out_N, error_N, measurements.as_written
+    return replace(
+        measurements,
+        genes_NG=np.array(genes, dtype=np.int64),
+        latency_ms_N=np.array(latency),
+        held_out_N=held_out_N,
+        error_N=error_N,
     )
 
 
@@ -216,14 +230,16 @@ def _fitter_of(predictor: LatencyPredictor) -> NetworkFitter:
 
 
 def _mean_fitter(
-    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, relatives: Relatives | None
+    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, known: Knowledge
 ) -> tuple[FitMean, Floats]:
     """How the mean alone is fitted, or the whole where a family has no such fit; and what it reads of the networks."""
     predictor_in_use = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
     if isinstance(predictor_in_use, CalibratedPredictor):
         return predictor_in_use.refit_mean, predictor_in_use.inputs(space, genes_NG)
-    if relatives is not None and isinstance(predictor_in_use, Transfer):
-        return lambda x, y, seed, w: Transfer.fit(x, y, relatives, 1.0, w), space.features(genes_NG)
+    if known and isinstance(predictor_in_use, Transfer):
+        layout, x_NF = FeatureLayout.of(space, known.layers), network_features(space, genes_NG, known.layers)
+        relatives = Relatives.learn(known.tables, layout.additive_C) if known.tables else None
+        return lambda x, y, seed, w: learn(x, y, relatives, w, layout).of_columns, x_NF
     fitter = _fitter_of(predictor)
 
     def fit_whole(rows_N1: Floats, y_N: Floats, seed: int, weight_N: Floats | None) -> Regressor:
@@ -250,7 +266,3 @@ def _with_some_held_out(measurements: DeviceMeasurements) -> DeviceMeasurements:
     held_out_N = np.zeros(n, dtype=bool)
     held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
     return replace(measurements, held_out_N=held_out_N)
-
-
-def _larger(kin: Sequence[Table], n: int) -> list[Table]:
-    return [table for table in kin if len(table.latency_ms_N) > n]

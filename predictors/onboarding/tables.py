@@ -2,7 +2,8 @@
 
 A table is CSV, JSON or Parquet. Architectures are in a column ``arch`` (indices of choices, such as ``0-2-1`` or a
 list), or in a column for each decision of the space, holding its choices. Values are in ``ms`` for one device, or in
-``ms.NAME`` for each of several, where cells may be empty; ``energy_mj`` and ``peak_mb`` may stand beside ``ms``.
+``ms.NAME`` for each of several, where cells may be empty; ``energy_mj`` and ``peak_mb`` may stand beside ``ms``, and
+``energy_mj.NAME`` beside those of several devices.
 Rows count from 1, the header apart.
 """
 
@@ -22,6 +23,7 @@ import numpy as np
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.errors import InvalidData, UnknownName
 from nas.core.ports import SearchSpace
+from predictors.onboarding.latency_table import ENERGY, LatencyTable, measured_as_written, simplified
 
 Kind = Literal["csv", "json", "parquet"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -34,7 +36,8 @@ MAX_CELLS = 4_000_000
 SLOWEST_MS, FASTEST_MS = 1e5, 1e-4  # a table all beyond is in another unit
 FAR = 300.0  # times the median: no networks span as much, but milliseconds among microseconds do
 _MAX_PROBLEMS = 5
-_EXTRAS = ("energy_mj", "peak_mb")
+_EXTRAS = (ENERGY, "peak_mb")
+Networks = Literal["as_written", "simplified"]
 
 
 @dataclass(frozen=True)
@@ -68,19 +71,6 @@ class RawTable:
         return RawTable(columns)
 
 
-@dataclass(frozen=True)
-class LatencyTable:
-    """Distinct networks and what they take: ``latency_ms_DN`` of each of D devices, NaN where it is not known; others
-    (``energy_mj``, ``peak_mb``) by name, each (N,). ``as_written``: the networks were measured with their inactive
-    parts, so that the genes are not canonical."""
-
-    genes_NG: Genes
-    devices: tuple[str, ...]
-    latency_ms_DN: Floats
-    extras: Mapping[str, Floats]
-    as_written: bool = False
-
-
 def read_table(data: bytes, kind: Kind) -> RawTable:
     """A table from a file's bytes. Raises InvalidData for what is none, and for one that is too large."""
     readers = {"csv": _read_csv, "json": _read_json, "parquet": _read_parquet}
@@ -99,42 +89,52 @@ def read_table(data: bytes, kind: Kind) -> RawTable:
     return table
 
 
-def check_table(table: RawTable, space: SearchSpace, unit: Unit | None = None) -> LatencyTable:
+def check_table(
+    table: RawTable, space: SearchSpace, unit: Unit | None = None, networks: Networks | None = None
+) -> LatencyTable:
     """The table as networks of ``space`` and milliseconds. ``unit``: that of its latencies, if it is known; else they
-    are taken for milliseconds, and refused where they cannot be. Rows that are the same network once inactive parts are
-    left out, with unequal latencies, show that networks were measured as they are written.
+    are taken for milliseconds, and refused where they cannot be. ``networks``: whether they were measured as they are
+    written, or simplified; None: found out (``measured_as_written``). Of rows that are the same network once it is
+    simplified, the median counts.
 
     Raises InvalidData, with the rows, for values that are negative, missing or no numbers, architectures that are
-    unknown or come twice, and columns that mean nothing.
+    unknown or come twice, and columns that mean nothing; and for networks as written in a space without them.
     """
+    if networks == "as_written" and space.features_as_written is None:
+        raise InvalidData(
+            f"expected simplified networks, since {space.name} never builds inactive parts, got as_written"
+        )
     latency = {name: values for name, values in table.columns.items() if _is_ms(name)}
     extra_columns = {name: values for name, values in table.columns.items() if name in _EXTRAS}
-    genes_NG = _architectures(table, space, set(latency) | set(extra_columns))
+    energy_columns = {name: values for name, values in table.columns.items() if name.startswith(f"{ENERGY}.")}
+    _check_energy_columns(energy_columns, table.devices)
+    genes_NG = _architectures(table, space, {*latency, *extra_columns, *energy_columns})
     problems: list[str] = []
     several = len(latency) > 1
     values_DN = np.array([_numbers(name, v, problems, gaps=several) for name, v in latency.items()])
     extras = {name: _numbers(name, v, problems, gaps=False) for name, v in extra_columns.items()}
+    energies = {name: _numbers(name, v, problems, gaps=True) for name, v in energy_columns.items()}
     _raise(problems)
     values_DN = values_DN * UNITS[unit or "ms"]
     for name, values_N in zip(latency, values_DN, strict=True):
         _check_unit(name, values_N[np.isfinite(values_N)], unit)
         _check_alike(name, values_N, space, genes_NG)
-    if _measured_as_written(space, genes_NG, np.array([*values_DN, *extras.values()])):
-        return LatencyTable(genes_NG, tuple(table.devices), values_DN, extras, as_written=True)
-    canonical_NG, first_N = np.unique(space.canonical(genes_NG), axis=0, return_index=True)
-    order = np.argsort(first_N)
-    rows = first_N[order]
-    columns = {name: values_N[rows] for name, values_N in extras.items()}
-    return LatencyTable(canonical_NG[order], tuple(table.devices), values_DN[:, rows], columns)
+    checked = LatencyTable(
+        genes_NG,
+        tuple(table.devices),
+        values_DN,
+        extras,
+        True,
+        {name.removeprefix(f"{ENERGY}."): values_N for name, values_N in energies.items()},
+    )
+    as_written = networks == "as_written" if networks is not None else measured_as_written(space, checked)
+    return checked if as_written else simplified(space, checked)
 
 
-def _measured_as_written(space: SearchSpace, genes_NG: Genes, values_VN: Floats) -> bool:
-    """Whether any two rows that are equal as canonical networks have unequal values."""
-    _, network_N = np.unique(space.canonical(genes_NG), axis=0, return_inverse=True)
-    order = np.argsort(network_N.ravel(), kind="stable")
-    same_N = np.diff(network_N.ravel()[order]) == 0
-    unequal_N = (np.diff(values_VN[:, order], axis=1) != 0).any(0)  # a value that is missing equals none
-    return bool((same_N & unequal_N).any())
+def _check_energy_columns(columns: Iterable[str], devices: Sequence[str]) -> None:
+    for name in columns:
+        if name.removeprefix(f"{ENERGY}.") not in devices:
+            raise UnknownName("device of an energy column", name.removeprefix(f"{ENERGY}."), devices)
 
 
 def _is_ms(name: str) -> bool:
@@ -245,7 +245,8 @@ def _architectures(table: RawTable, space: SearchSpace, value_columns: set[str])
             for i in range(len(table))
         ]
     if surplus:
-        raise UnknownName("column", sorted(surplus)[0], ["arch", "ms", "ms.NAME", *_EXTRAS, *names[:20]])
+        expected = ["arch", "ms", "ms.NAME", *_EXTRAS, f"{ENERGY}.NAME", *names[:20]]
+        raise UnknownName("column", sorted(surplus)[0], expected)
     _raise(problems)
     genes_NG = np.array(rows, dtype=np.int64)
     # Where inactive parts are never built, genes that differ in them alone are one network.

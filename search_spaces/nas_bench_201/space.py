@@ -139,8 +139,7 @@ class NasBench201(DescribedSpace[SpaceParams]):
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
         canonical = self.canonical(genes_NG)
-        base, by_operation = self._cost_table
-        total = base + sum(by_operation[canonical[:, e]] for e in range(len(EDGES)))
+        total = self._summed_costs(canonical)
         maps_K, folds_K = _cell_traces()
         cells_N = np.ravel_multi_index(tuple(canonical.T), (len(OPERATIONS),) * len(EDGES))
         # The zero of a cell without a path is a weight; where the last cell ends in a convolution, that takes up the
@@ -153,6 +152,16 @@ class NasBench201(DescribedSpace[SpaceParams]):
             "model_bytes": total[:, 2] + FLOAT_BYTES * (zeros_N - folded_N),
             "peak_bytes": FLOAT_BYTES * np.maximum(self._peak_outside_cells, max(self._maps) * maps_K[cells_N]),
         }
+
+    def costs_as_written(self, genes_NG: Genes) -> dict[str, Floats]:
+        """``params`` and ``macs`` of cells as they stand, inactive edges included."""
+        total_N3 = self._summed_costs(genes_NG)
+        return {"params": total_N3[:, 0], "macs": total_N3[:, 1]}
+
+    def _summed_costs(self, genes_NG: Genes) -> Floats:
+        """Parameters, MACs and model bytes over all edges, shape (N, 3)."""
+        base, by_operation = self._cost_table
+        return np.asarray(base + sum(by_operation[genes_NG[:, e]] for e in range(len(EDGES))))
 
     @cached_property
     def _shapes(self) -> tuple[MapShape, ...]:

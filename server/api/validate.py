@@ -47,7 +47,7 @@ from nas.stages.estimate import (
     profile_space,
     unsupported_objectives,
 )
-from predictors.families.transfer import FEWEST_DEVICES, Transfer
+from predictors.families.transfer import Transfer
 from predictors.onboarding.from_table import require_usable
 from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
@@ -300,12 +300,12 @@ def _check_enough_networks(space: SearchSpace) -> None:
 
 
 def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:
-    """Raises InvalidSpec for few samples without enough other devices to fit the predictor with."""
-    if sum(networks > spec.samples for networks in context.relatives.values()) >= FEWEST_DEVICES:
+    """Raises InvalidSpec for few samples of a device that is not known elsewhere, without another to learn it from."""
+    if context.elsewhere or any(networks > spec.samples for networks in context.relatives.values()):
         return
     available = ", ".join(f"{name} ({networks})" for name, networks in context.relatives.items()) or "none"
     requirement = (
-        f"{FEWEST_DEVICES} other devices for this space and data with more than {spec.samples} networks each; "
+        f"another device for this space and data with more than {spec.samples} networks, or this one in another space; "
         f"there are: {available}"
     )
     if spec.predictor == Transfer.family:
@@ -361,7 +361,8 @@ def _source_options(added: DeviceSpec) -> list[str]:
         return ["--flops", f"{added.roofline.flops_per_s:g}", "--bandwidth", f"{added.roofline.bytes_per_s:g}"]
     if added.table is not None:
         unit = ["--unit", added.table.unit] if added.table.unit is not None else []
-        return ["--table", "FILE", *unit]
+        networks = ["--networks", added.table.networks] if added.table.networks is not None else []
+        return ["--table", "FILE", *unit, *networks]
     defaults = DeviceSpec()
     of_worker = () if added.source == "agent" else ("runtime", "provider", "batch", "precision")
     changed = [n for n in (*of_worker, "threads", "unsupported") if getattr(added, n) != getattr(defaults, n)]

@@ -453,6 +453,16 @@ def card(c: PredictorCardSchema) -> RenderableType:
     table.add_row("rank correlation (Kendall's tau)", f"{formatting.figure(c.kendall, '.4f')} ({interval})")
     table.add_row("coverage of the 95 % upper bound", formatting.figure(c.coverage, ".1%"))
     table.add_row("range", f"{c.range_ms[0]:.4f} to {c.range_ms[1]:.4f} ms")
+    if (choice := c.choice) is not None:
+        for option in choice.options:
+            error = f"{option.error:.1%} error, left out one by one; weight {option.weight:.0%}"
+            table.add_row(f"learned by {option.name}", error)
+        if choice.relatives:
+            table.add_row("known devices", escape(", ".join(name or "unnamed" for name in choice.relatives)))
+        if choice.advice:
+            table.add_row("[yellow]advice[/]", escape(choice.advice))
+    if c.as_written:
+        table.add_row("networks", "measured as they are written, with parts that do nothing")
     if (e := c.energy) is not None:
         table.add_row("energy: networks used, held out", f"{e.n}, {e.held_out}")
         table.add_row("energy: error (MAPE), Spearman", f"{e.mape:.2f} %, {e.spearman:.4f}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
 from nas.core.device import Measurement, OnDevice
@@ -119,6 +119,7 @@ def card_schema(row: PredictorRow) -> PredictorCardSchema:
             "protocol": row.card["protocol"],
             "noise": None if card.noise is None else vars(card.noise),
             "energy": None if card.energy is None else vars(card.energy),
+            "choice": None if card.choice is None else asdict(card.choice),
             "number": row.number,
             "created_at": utc(row.created_at),
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,12 +15,13 @@ from server.store.models import DeviceRow, Job, PredictorRow
 
 @dataclass(frozen=True)
 class RelatedDevice:
-    """Another device that was measured for the same space and data: the blob of its measurements, and of how many
-    networks."""
+    """Another device that was measured for the same space and data, or (``elsewhere``) the device itself for others:
+    the blob of its measurements, and of how many networks."""
 
     device: str
     blob: str
     networks: int
+    elsewhere: bool = False
 
 
 def find_predictor(
@@ -54,14 +55,22 @@ def energy_of(session: Session, predictor: PredictorRow) -> PredictorBlob | None
 
 
 def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
-    """Return the newest measurements of each other device for the same space and data, by device name."""
+    """Return the newest measurements of each other device for the same space and data, by device name; then those of
+    the device itself for other spaces and data, the oldest first."""
     if not spec.beside_relatives:
         return []
-    query = select(PredictorRow.device, Job.spec, Job.state).join(Job, Job.id == PredictorRow.id)
-    rows = session.execute(query.where(PredictorRow.device != spec.name).order_by(PredictorRow.created_at))
-    relatives: dict[str, RelatedDevice] = {}
-    for device, record, state in rows:
-        other, fit = DeviceSpec.model_validate(record), state.finished.get("fit", {})
-        if (other.space, other.data) == (spec.space, spec.data) and "measurements_blob" in fit:
-            relatives[device] = RelatedDevice(device, fit["measurements_blob"], fit["networks"])
-    return [relatives[device] for device in sorted(relatives)]
+    query = select(PredictorRow.device, PredictorRow.space_id, Job.spec, Job.state)
+    rows = session.execute(query.join(Job, Job.id == PredictorRow.id).order_by(PredictorRow.created_at))
+    others: dict[str, RelatedDevice] = {}
+    elsewhere: dict[str, RelatedDevice] = {}
+    for device, space_id, record, state in rows:
+        added, fit = DeviceSpec.model_validate(record), state.finished.get("fit", {})
+        if "measurements_blob" not in fit:
+            continue
+        related = RelatedDevice(device, fit["measurements_blob"], fit["networks"])
+        same = (added.space, added.data) == (spec.space, spec.data)
+        if device != spec.name and same:
+            others[device] = related
+        elif device == spec.name and not same and "as_written" in fit["card"]:  # earlier versions stored no layers
+            elsewhere[space_id] = replace(related, elsewhere=True)
+    return [*(others[device] for device in sorted(others)), *elsewhere.values()]

@@ -37,7 +37,7 @@ from nas.core.events import (
     fold_all,
 )
 from nas.core.jobs import DryRunPayload, SearchPayload
-from nas.core.ports import Problem, Resources, Split, Stage, predict_latency
+from nas.core.ports import LatencyPredictor, Problem, Resources, Split, Stage, predict_latency
 from nas.core.spec import (
     BudgetSpec,
     DataSpec,
@@ -57,9 +57,9 @@ from nas.stages.fronts import front_of
 from nas.stages.refine import RefineStage
 from nas.stages.verify import VerifyStage
 from predictors.families.bayesian_linear import BayesianLinear
-from predictors.families.transfer import Relatives, Table, Transfer
 from predictors.onboarding.card import make_card
-from predictors.onboarding.fitting import fit_family, fit_networks
+from predictors.onboarding.fitting import fit_family, fit_networks, fit_transfer
+from predictors.onboarding.known import NOTHING, Knowledge, knowledge
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.refit import RefitService, can_learn, refitted
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
@@ -397,28 +397,34 @@ def relative_ms(seed: int) -> Any:
     return lambda genes_NG: 0.05 + SPACE.features(genes_NG) @ scale
 
 
-def relatives(networks: int) -> list[Table]:
-    return [Table(SPACE.features(POOL[:networks]), relative_ms(seed)(POOL[:networks])) for seed in range(4)]
+def relatives(networks: int) -> Knowledge:
+    nobody = np.zeros(networks, dtype=bool)
+    genes_NG = POOL[:networks]
+    return knowledge(SPACE, [DeviceMeasurements(genes_NG, relative_ms(s)(genes_NG), nobody) for s in range(4)], 3)
+
+
+def beside(kin: Knowledge, data: DeviceMeasurements) -> LatencyPredictor:
+    return fit_transfer(kin.tables, SPACE, data.genes_NG, data.latency_ms_N).predictor
 
 
 def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
     kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
     training_data = DeviceMeasurements(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
-    first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin))
+    first = beside(kin, training_data)
     assert can_learn(first, 10, 200, kin)
     refits = RefitService(first, training_data, SPACE, PROFILE, FolderBlobs(tmp_path), kin)
-    beside = refits.fit(fed[:8], mine(fed[:8]))
-    assert (beside.record["family"], beside.record["networks"]) == ("transfer", 18)
-    assert beside.record["better"], beside.record["why"]
+    with_kin = refits.fit(fed[:8], mine(fed[:8]))
+    assert (with_kin.record["family"], with_kin.record["networks"]) == ("transfer", 18)
+    assert with_kin.record["better"], with_kin.record["why"]
     own_fit = refits.fit(fed[:30], mine(fed[:30]))  # more than are known of any relative
     assert (own_fit.record["family"], own_fit.record["networks"]) == ("auto", 40)
-    for refit in (beside, own_fit):
+    for refit in (with_kin, own_fit):
         guess = predict_latency(refits.load(refit.record), SPACE, fed[30:])
         assert np.abs(guess.mean_ms / mine(fed[30:]) - 1).mean() < 0.1
     # Between 20 and 32 networks it could neither stand alone nor be told from such relatives.
     assert not can_learn(first, 10, 200, relatives(networks=20))
     assert can_learn(first, 10, 15, relatives(networks=20))
-    assert can_learn(first, 40, 200, ())
+    assert can_learn(first, 40, 200, NOTHING)
     assert not can_learn(first, 3, 5, kin)
 
 
@@ -426,7 +432,7 @@ def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
     few_genes_NG, mine = POOL[200:230], relative_ms(9)
     training_data = DeviceMeasurements(few_genes_NG[:4], mine(few_genes_NG[:4]), np.zeros(4, dtype=bool))
     kin = relatives(networks=60)
-    first = Transfer.fit(SPACE.features(training_data.genes_NG), training_data.latency_ms_N, Relatives.learn(kin), 2.0)
+    first = beside(kin, training_data)
     assert refitted(first, training_data, SPACE, few_genes_NG[4:], mine(few_genes_NG[4:]), kin).verdict.better
 
 

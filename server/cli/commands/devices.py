@@ -39,6 +39,12 @@ def devices_add(
     ] = None,
     column: Annotated[str | None, typer.Option(help="This device's column in a table of several devices.")] = None,
     unit: Annotated[str | None, typer.Option(help="Of the table's latencies: s, ms, us or ns.")] = None,
+    networks: Annotated[
+        str | None,
+        typer.Option(
+            help="How a table's networks were measured: as_written, with parts that do nothing, or simplified."
+        ),
+    ] = None,
     flops: Annotated[
         float | None, typer.Option(help="Peak floating-point operations per second, such as 2e12; measure nothing.")
     ] = None,
@@ -68,7 +74,7 @@ def devices_add(
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Networks to measure; ten are enough once three devices were added.")
+        int, typer.Option(help="Networks to measure; ten are enough once another device was added.")
     ] = DeviceSpec().samples,
     predictor: Annotated[
         str, typer.Option(help="Predictor family; `layer_lut` also measures every layer of the space.")
@@ -102,7 +108,7 @@ def devices_add(
     - `nas devices add this-machine`
     - `nas devices add big-box --space mobilenet_v3 --param preset=digits --samples 200`
     - `nas devices add here-openvino --runtime openvino --precision int8 --batch 8`
-    - `nas devices add pi-2 --agent --samples 10`: fitted with the help of three or more other devices
+    - `nas devices add pi-2 --agent --samples 10`: fitted with the help of other devices
     - `nas devices add phone --table phone.csv`: columns `arch` and `ms`, or a column for every decision
     - `nas devices add chip --flops 2e12 --bandwidth 5e10`: a prior, before the hardware exists
     - `nas devices add pi --agent`, once `nas-agent --server URL --name pi` runs on the machine called pi
@@ -137,6 +143,7 @@ def devices_add(
                 "blob": nas.upload_table(_read_bytes(table), table.name).blob,
                 "device": column,
                 "unit": unit,
+                "networks": networks,
             }
         device = nas.add_device(parse_spec(DeviceSpec, record), key)
         if watch:

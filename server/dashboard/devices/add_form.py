@@ -35,6 +35,7 @@ _DESCRIPTIONS = {
     "table": "A file of architectures and latencies that were measured elsewhere. Candidates cannot be verified on it.",
     "roofline": "Estimates for a machine that is not available, from its peak figures; never called measured.",
 }
+_NETWORKS = {"": "Find out", "as_written": "As written", "simplified": "Simplified"}
 
 
 class AddForm:
@@ -63,7 +64,7 @@ class AddForm:
                 self._name = _field(ui.input("Name", value="this-machine"))
                 self._samples = _field(
                     ui.number("Architectures to measure", value=96, min=4, step=1, format="%d"),
-                    "at least 32, or 4 once three devices are known",
+                    "at least 32, or 4 once another device is known",
                 )
                 self._space = _field(ui.select(names, value=names[0], label="Search space"))
                 space_presets = presets.get(names[0]) or ["digits"]
@@ -85,6 +86,10 @@ class AddForm:
                 self._bandwidth = _field(ui.number("Bytes/s from memory at most", value=5e10, min=1e6, format="%.3g"))
                 self._column = _field(ui.input("Column of the device"), "of a table of several, its ms.NAME")
                 self._unit = _field(ui.select(["ms", "s", "us", "ns"], value="ms", label="Unit"))
+                self._networks = _field(
+                    ui.select(_NETWORKS, value="", label="Networks were measured"),
+                    "with parts that do nothing, or without",
+                )
             text("Use the space and data of the searches that will use the predictor.", "small muted")
             self._space.on_value_change(
                 lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
@@ -156,6 +161,7 @@ class AddForm:
             self._bandwidth: lambda s: s == "roofline",
             self._column: lambda s: s == "table",
             self._unit: lambda s: s == "table",
+            self._networks: lambda s: s == "table",
             self._agent_section: lambda s: s == "agent",
             self._table_section: lambda s: s == "table",
         }
@@ -201,7 +207,12 @@ class AddForm:
             if self._table is None:
                 raise InvalidInput("expected a table: choose a file first")
             unit = self._unit.value if self._unit.value != "ms" else None
-            record["table"] = {"blob": self._table.blob, "device": self._column.value or None, "unit": unit}
+            record["table"] = {
+                "blob": self._table.blob,
+                "device": self._column.value or None,
+                "unit": unit,
+                "networks": self._networks.value or None,
+            }
         return record
 
     async def _send(self) -> None:

@@ -6,12 +6,12 @@ from datetime import UTC, datetime
 from statistics import fmean
 
 from nas.core.lifecycle import JobStatus
-from nas.core.predictor_card import EnergyAccuracy
+from nas.core.predictor_card import EnergyAccuracy, TransferChoice
 from nas.schemas.predictors import PredictorCardSchema
 from server.dashboard import formatting
 from server.dashboard.chart_view import labelled_chart
 from server.dashboard.charts.predictor import predictor_chart
-from server.dashboard.elements import definition_list, div, heading, kind_chip, stat, text
+from server.dashboard.elements import definition_list, div, heading, kind_chip, notice, stat, text
 
 
 def draw_predictors(cards: list[PredictorCardSchema], status: JobStatus) -> None:
@@ -51,6 +51,10 @@ def _draw_card(card: PredictorCardSchema) -> None:
                 label = f"{source} over predicted latency of held-out architectures"
                 labelled_chart(predictor_chart(card), "chart predictor", label)
             _draw_accuracy(card)
+        if card.choice is not None:
+            _draw_choice(card.choice)
+        if card.as_written:
+            text("Its networks were measured as they are written, with parts that do nothing.", "small muted")
         if card.energy is not None:
             _draw_energy(card.energy)
         with div("fold", "details"):
@@ -78,6 +82,19 @@ def _draw_accuracy(card: PredictorCardSchema) -> None:
         counts = f"predicted by a fit without them; the one in use has {card.n}"
         stat("Held-out architectures", str(card.held_out), note=counts)
         stat("Range", f"{formatting.significant(low_ms)} to {formatting.significant(high_ms)} ms")
+
+
+def _draw_choice(choice: TransferChoice) -> None:
+    if choice.advice:
+        notice("warn", "Too few networks", choice.advice)
+    with div("fold", "details"):
+        text("What it was learned by", tag="summary")
+        text(
+            "Each option's error where one network in turn is left out, over the mean latency, and its weight.", "small"
+        )
+        definition_list((option.name, f"{option.error:.1%}, weight {option.weight:.0%}") for option in choice.options)
+        if choice.relatives:
+            text(f"Known devices: {', '.join(name or 'unnamed' for name in choice.relatives)}.", "small muted")
 
 
 def _draw_energy(energy: EnergyAccuracy) -> None:

@@ -68,7 +68,8 @@ class OnboardingContext:
 
     ``owner`` is that of the device, ``agent_owner`` that of the agent of its name, None without one. ``source`` is that
     of the device's present profile, None without one. ``agent_profile`` is what the agent reports. ``relatives`` holds
-    the number of measured networks of each other device that the new one could be fitted with.
+    the number of measured networks of each other device that the new one could be fitted with; ``elsewhere``: whether
+    the device itself was measured in another space.
     """
 
     agent_names: tuple[str, ...]
@@ -77,6 +78,7 @@ class OnboardingContext:
     source: str | None
     agent_profile: DeviceProfile | None
     relatives: Mapping[str, int]
+    elsewhere: bool
 
 
 class SubmissionReader(Reader):
@@ -108,13 +110,15 @@ class SubmissionReader(Reader):
         with reading(self._engine) as session:
             device = session.get(DeviceRow, spec.name)
             agent = agent_of(session, spec.name)
+            relatives = relatives_of(session, spec)
             return OnboardingContext(
                 agent_names=tuple(session.scalars(select(AgentRow.name).order_by(AgentRow.name))),
                 owner=device.owner if device is not None else None,
                 agent_owner=agent.owner if agent is not None else None,
                 source=device.profile.source if device is not None and device.profile is not None else None,
                 agent_profile=agent.profile if agent is not None else None,
-                relatives={relative.device: relative.networks for relative in relatives_of(session, spec)},
+                relatives={r.device: r.networks for r in relatives if not r.elsewhere},
+                elsewhere=any(r.elsewhere for r in relatives),
             )
 
 

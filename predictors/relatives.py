@@ -1,0 +1,112 @@
+"""What measured devices say about one that is new: linear models of relative latency, and how alike the new one is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.core.arch import Floats
+from nas.core.errors import InvalidInput
+from predictors.validation import check_measured
+
+FEWEST = 3  # networks measured on the new device
+_ROUNDS = 4  # of learning how large weights are, and of reweighting measurements
+_OUTLYING = 3.7  # times the median error, from where a measurement weighs half
+
+
+@dataclass(frozen=True)
+class Table:
+    """Networks that were measured on one known device, ``name``: ``features_NF`` and their latency in ms."""
+
+    features_NF: Floats
+    latency_ms_N: Floats
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Relatives:
+    """What D measured devices say about another: weights of latency relative to that of a network with features
+    ``centre_F``, one row per device, and the tables they were learnt from."""
+
+    centre_F: Floats
+    weights_DF: Floats
+    tables: tuple[Table, ...]
+
+    @classmethod
+    def learn(cls, tables: Sequence[Table], read_C: NDArray[np.int64] | None = None) -> Relatives:
+        """By the columns ``read_C`` of the features, None: all. Raises InvalidInput for no device, tables that differ
+        in their features, or unusable numbers."""
+        if not tables:
+            raise InvalidInput("expected the tables of known devices, got none")
+        for table in tables:
+            check_rows(table.features_NF, table.latency_ms_N, tables[0].features_NF.shape[1], FEWEST)
+        centre_F = np.mean([t.features_NF.mean(0) for t in tables], axis=0)
+        spread_F = np.mean([t.features_NF.std(0) for t in tables], axis=0)
+        scale_F = 1.0 / np.where(spread_F > 1e-9 * np.abs(centre_F), spread_F, np.inf)
+        if read_C is not None:
+            scale_F[np.setdiff1d(np.arange(len(scale_F)), read_C)] = 0.0
+        # Features that mattered little to all devices are held back on each, the next time.
+        for _ in range(_ROUNDS):
+            weights_DF = np.array([_own_weights(t.features_NF - centre_F, t.latency_ms_N, scale_F) for t in tables])
+            scale_F = np.sqrt((weights_DF**2).mean(0))
+        return cls(centre_F, weights_DF, tuple(tables))
+
+    def without(self, device: int) -> Relatives:
+        """All but one of the devices."""
+        remaining = [d for d in range(len(self.tables)) if d != device]
+        return replace(self, weights_DF=self.weights_DF[remaining], tables=tuple(self.tables[d] for d in remaining))
+
+    def errors(self, features_NF: Floats, latency_ms_N: Floats) -> Floats:
+        """Root mean square error of each device's own model, once its scale and offset are fitted to N networks of
+        another device; each network is left out of the fit that predicts it. Relative to their mean, shape (D,)."""
+        guess_DN = 1.0 + self.weights_DF @ (features_NF - self.centre_F).T
+        guess_DN = guess_DN - guess_DN.mean(1, keepdims=True)
+        y_N = latency_ms_N / latency_ms_N.mean() - 1.0
+        squares_D1 = np.maximum((guess_DN**2).sum(1, keepdims=True), 1e-12)
+        slope_D1 = np.maximum(guess_DN @ y_N[:, None] / squares_D1, 0.0)
+        leverage_DN = np.minimum(1.0 / len(y_N) + guess_DN**2 / squares_D1, 0.9)
+        return np.sqrt((((y_N - slope_D1 * guess_DN) / (1.0 - leverage_DN)) ** 2).mean(1))
+
+
+def check_rows(features_NF: Floats, latency_ms_N: Floats, features: int, fewest: int) -> None:
+    """Raises InvalidInput for another number of features or rows, and as ``check_measured``."""
+    if features_NF.ndim != 2 or features_NF.shape != (len(latency_ms_N), features):
+        raise InvalidInput(
+            f"expected features of shape ({len(latency_ms_N)}, {features}), one row per latency, "
+            f"got {features_NF.shape}"
+        )
+    check_measured(features_NF, latency_ms_N, fewest)
+
+
+def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
+    """Weights of latency relative to that at the centre (features 0): ridge regression in units of ``scale_F``, its
+    penalty chosen by the evidence, measurements far off (by their median) weighing less, as under Student's t."""
+    used_F = scale_F > 0
+    design_NF = x_NF[:, used_F] * scale_F[used_F]
+    weight_N = np.ones(len(y_N))
+    for _ in range(_ROUNDS):
+        share_N = weight_N / weight_N.sum()
+        centre_F, level = share_N @ design_NF, float(share_N @ y_N)
+        root_N = np.sqrt(weight_N)
+        weights_F = _ridge((design_NF - centre_F) * root_N[:, None], (y_N - level) * root_N)
+        offset = level - centre_F @ weights_F
+        error_N = y_N - offset - design_NF @ weights_F
+        usual = max(float(np.median(np.abs(error_N))), 1e-9 * abs(level))
+        weight_N = 1.0 / (1.0 + (error_N / (_OUTLYING * usual)) ** 2)
+    out_F = np.zeros(len(scale_F))
+    out_F[used_F] = weights_F * scale_F[used_F] / offset
+    return out_F
+
+
+def _ridge(x_NF: Floats, y_N: Floats) -> Floats:
+    values_F, turn_FF = np.linalg.eigh(x_NF.T @ x_NF)
+    values_F = np.maximum(values_F, 0.0)
+    projected_F = turn_FF.T @ (x_NF.T @ y_N)
+    n, total = len(y_N), max(float(y_N @ y_N), 1e-300)
+    penalties = np.geomspace(1e-9, 1e2, 34)[:, None] * max(float(values_F.max()), 1e-300)
+    squares = total - (projected_F**2 / (values_F + penalties)).sum(1)
+    evidence = -0.5 * n * np.log(np.maximum(squares, 1e-12 * total)) - 0.5 * np.log1p(values_F / penalties).sum(1)
+    return np.asarray(turn_FF @ (projected_F / (values_F + penalties[evidence.argmax()])))
