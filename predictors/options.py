@@ -18,11 +18,10 @@ from predictors.views import LAYERS, FeatureLayout
 
 _LEVEL = 0.1  # prior variance of scale and offset, beyond the plain fit of scale
 _LOOSE_LEVEL = 1.0  # the same for a cost, of which latency may hardly depend
-_SPREADS = np.geomspace(0.1, 30.0, 6)  # variance of the new device's deviation, over that among the known devices
+_SPREADS = np.geomspace(0.01, 30.0, 7)  # variance of the new device's deviation, over that among the known devices
 _SHARES = np.array([0.1, 0.3])  # of it, in directions in which no known device deviates
 _VIEW_SPREADS = np.geomspace(1e-3, 1.0, 4)  # variance of relative latency within a view
 _SIMILAR = 1.0  # power of the inverse squared errors by which known devices count
-_EVEN = 0.5  # of the weight of known devices, shared evenly as far as deviations are concerned
 
 
 def alone(layout: FeatureLayout) -> Iterator[Prior]:
@@ -69,15 +68,10 @@ def design_prior(relatives: Relatives) -> Prior:
 
 def _expected(relatives: Relatives, share_D: Floats) -> tuple[Floats, CovariancePart]:
     """The mean over known devices by their shares, and their covariance around it."""
-    weights_DF, devices = relatives.weights_DF, len(share_D)
-    mean_F = share_D @ weights_DF
-    if devices == 1:
-        return np.append(mean_F, 1.0), CovariancePart(np.zeros((1, len(mean_F) + 1)), np.zeros(len(mean_F) + 1))
-    spread_D = _EVEN / devices + (1 - _EVEN) * share_D
-    rows_DF = np.sqrt(spread_D * devices / (devices - 1))[:, None] * (weights_DF - mean_F)
-    return np.append(mean_F, 1.0), CovariancePart(
-        np.hstack([rows_DF, np.zeros((devices, 1))]), np.zeros(len(mean_F) + 1)
-    )
+    mean_F = share_D @ relatives.weights_DF
+    rows_DF = (relatives.weights_DF - mean_F) / np.sqrt(max(len(share_D) - 1, 1))
+    rows_DP = np.hstack([rows_DF, np.zeros((len(share_D), 1))])
+    return np.append(mean_F, 1.0), CovariancePart(rows_DP, np.zeros(rows_DP.shape[1]))
 
 
 def _like_known(relatives: Relatives, known: CovariancePart) -> CovariancePart:

@@ -13,7 +13,7 @@ from nas.core.errors import InvalidInput
 from predictors.validation import check_measured
 
 FEWEST = 3  # networks measured on the new device
-_ROUNDS = 4  # of learning how large weights are, and of reweighting measurements
+_ROUNDS = 6  # of learning how large weights are, and of reweighting measurements
 _OUTLYING = 3.7  # times the median error, from where a measurement weighs half
 
 
@@ -68,7 +68,7 @@ class Relatives:
         squares_D1 = np.maximum((guess_DN**2).sum(1, keepdims=True), 1e-12)
         slope_D1 = np.maximum(guess_DN @ y_N[:, None] / squares_D1, 0.0)
         leverage_DN = np.minimum(1.0 / len(y_N) + guess_DN**2 / squares_D1, 0.9)
-        return np.sqrt((((y_N - slope_D1 * guess_DN) / (1.0 - leverage_DN)) ** 2).mean(1))
+        return np.asarray(np.sqrt((((y_N - slope_D1 * guess_DN) / (1.0 - leverage_DN)) ** 2).mean(1)))
 
 
 def check_rows(features_NF: Floats, latency_ms_N: Floats, features: int, fewest: int) -> None:

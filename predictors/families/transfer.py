@@ -258,7 +258,7 @@ def _of_features(
     line_ms_M = (pool - predictor.centre_F) @ predictor.weights_P[:-1]
     centre_C = predictor.centre_F[columns_C]
     design_MP = with_one(pool[:, columns_C] - centre_C)
-    weights_P = np.linalg.lstsq(design_MP, line_ms_M, rcond=None)[0]
+    weights_P: Floats = np.asarray(np.linalg.lstsq(design_MP, line_ms_M, rcond=None)[0], dtype=np.float64)
     if float(np.square(design_MP @ weights_P - line_ms_M).mean()) > _EXACT * float(line_ms_M.var()):
         return predictor
     weights_P[-1] += predictor.weights_P[-1]

@@ -23,10 +23,11 @@ from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.transfer import FEWEST, Table, Transfer
 from predictors.onboarding.card import make_card, make_estimated_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
+from predictors.onboarding.latency_table import LatencyTable
 from predictors.onboarding.measured import fit_result, stratified
 from predictors.onboarding.results import EnergyFit, FitResult, ProfileResult
 from predictors.onboarding.roofline import roofline_ms
-from predictors.onboarding.tables import LatencyTable, RawTable, check_table
+from predictors.onboarding.tables import RawTable, check_table
 from predictors.storage import DeviceMeasurements, dump_predictor
 from predictors.views import network_features
 

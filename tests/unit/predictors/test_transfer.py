@@ -88,7 +88,7 @@ def test_ten_measurements_do_where_a_fit_from_scratch_fails(family: Family, rela
 
 
 def test_more_measurements_are_better(family: Family, relatives: Relatives) -> None:
-    devices = [family.device() for _ in range(6)]
+    devices = [family.device() for _ in range(3)]
     errors = [
         np.mean(
             [
