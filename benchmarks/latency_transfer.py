@@ -50,7 +50,7 @@ SOURCE_DEVICES = (
 )
 TARGETS = ("titan_rtx_256", "gold_6226", "pixel2", "raspi4", "eyeriss", "fpga")
 SAMPLES = (10, 20)
-ELSEWHERE = 16  # samples of a device that is known in another space or by other images
+SAMPLES_ELSEWHERE = 16  # samples of a device that is known in another space or by other images
 MEASURED, TESTED = np.arange(900), np.arange(900, 1900)
 TRIMMED = 0.1  # of the cells, at either end
 UNLIKE_DRAWS = 4  # of each device of a split
@@ -233,21 +233,25 @@ def unlike_splits(nets: MeasuredNetworks) -> dict[str, tuple[Sequence[str], Sequ
     }
 
 
-def compared(nets: MeasuredNetworks, known: Sequence[str], targets: Sequence[str], n: int) -> dict[str, Any]:
+def compared(nets: MeasuredNetworks, known_devices: Sequence[str], targets: Sequence[str], n: int) -> dict[str, Any]:
     """Ours, the same samples without relatives, and the best cost: over all targets, and by half of the devices."""
     seeds = range(UNLIKE_DRAWS)
-    ours = over_devices(nets, nets.relatives(known), targets, n, seeds, random_samples)
-    alone = over_devices(nets, None, targets, n, seeds, random_samples)
+    with_relatives = over_devices(nets, nets.relatives(known_devices), targets, n, seeds, random_samples)
+    without_relatives = over_devices(nets, None, targets, n, seeds, random_samples)
     cost = {target: best_cost(nets, target) for target in targets}
 
     def means(devices: Sequence[str]) -> dict[str, float]:
-        figures = {"ours": ours["spearman"], "without_relatives": alone["spearman"], "best_cost": cost}
+        figures = {
+            "ours": with_relatives["spearman"],
+            "without_relatives": without_relatives["spearman"],
+            "best_cost": cost,
+        }
         out = {name: float(np.mean([by_device[d] for d in devices])) for name, by_device in figures.items()}
-        covered = float(np.mean([ours["coverage_by_device"][d] for d in devices]))
+        covered = float(np.mean([with_relatives["coverage_by_device"][d] for d in devices]))
         return {**out, "margin": out["ours"] - max(out["without_relatives"], out["best_cost"]), "coverage": covered}
 
-    judged = [device for device in targets if device not in chosen_on(nets.names)]
-    return {**means(targets), "held_out": means(judged), "by_device": ours["spearman"]}
+    held_out = [device for device in targets if device not in chosen_on(nets.names)]
+    return {**means(targets), "held_out": means(held_out), "by_device": with_relatives["spearman"]}
 
 
 def chosen_on(names: Sequence[str]) -> list[str]:
@@ -321,12 +325,12 @@ def energy(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for target in targets:
         relatives = nets.relatives([name for name in nets.names if name != target])
-        found = over_devices(nets, relatives, [target], 20, seeds, random_samples)
-        alone = over_devices(nets, None, [target], 20, seeds, random_samples)
+        with_relatives = over_devices(nets, relatives, [target], 20, seeds, random_samples)
+        without_relatives = over_devices(nets, None, [target], 20, seeds, random_samples)
         figures[target.removesuffix("_energy")] = {
-            "spearman": found["spearman_mean"],
-            "coverage": found["coverage"],
-            "without_relatives": alone["spearman_mean"],
+            "spearman": with_relatives["spearman_mean"],
+            "coverage": with_relatives["coverage"],
+            "without_relatives": without_relatives["spearman_mean"],
             "best_cost": best_cost(nets, target),
         }
     return figures
@@ -348,11 +352,16 @@ def other_images(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any
     """A device that is known by images of 32 x 32 pixels, from 16 samples with images of 16 x 16."""
     before = measured_cells(path, cells, CIFAR10, "cifar10")
     nets = measured_cells(path, cells, IMAGENET16, "imagenet16")
-    known = {name: replace(nets, latency_ms_ND=before.latency_ms_ND).relatives([name]) for name in nets.names}
-    ours = {n: over_devices(nets, known[n], [n], ELSEWHERE, seeds, random_samples)["spearman_mean"] for n in nets.names}
-    alone = {n: over_devices(nets, None, [n], ELSEWHERE, seeds, random_samples)["spearman_mean"] for n in nets.names}
+    relatives = {name: replace(nets, latency_ms_ND=before.latency_ms_ND).relatives([name]) for name in nets.names}
+    with_relatives = {
+        n: over_devices(nets, relatives[n], [n], SAMPLES_ELSEWHERE, seeds, random_samples)["spearman_mean"]
+        for n in nets.names
+    }
+    without_relatives = {
+        n: over_devices(nets, None, [n], SAMPLES_ELSEWHERE, seeds, random_samples)["spearman_mean"] for n in nets.names
+    }
     cost = {name: best_cost(nets, name) for name in nets.names}
-    return {"ours": ours, "without_relatives": alone, "best_cost": cost}
+    return {"ours": with_relatives, "without_relatives": without_relatives, "best_cost": cost}
 
 
 def other_space(cells: Path, ofa: Path, seeds: Sequence[int]) -> dict[str, Any]:
@@ -362,20 +371,24 @@ def other_space(cells: Path, ofa: Path, seeds: Sequence[int]) -> dict[str, Any]:
     space = build_mobilenet({"preset": "imagenet"}, ImageShape(3, 224, 224, 1000))
     ofa_NG, ofa_names, ofa_ms_ND = load_ofa(space, ofa)
     ofa_NG, ofa_ms_ND = ofa_NG[: TESTED[-1] + 1], ofa_ms_ND[: TESTED[-1] + 1]
-    alone = MeasuredNetworks.of(space, ofa_NG, ofa_names, ofa_ms_ND)
+    plain_nets = MeasuredNetworks.of(space, ofa_NG, ofa_names, ofa_ms_ND)
     result: dict[str, dict[str, float]] = {}
     for name in [name for name in ofa_names if name.replace("titan_xp", "titanxp") in names]:
         latency_ms_N = latency_ms_ND[MEASURED, names.index(name.replace("titan_xp", "titanxp"))]
         nobody = np.zeros(len(MEASURED), dtype=bool)
-        known = DeviceMeasurements.of(name, cell_space, genes_NG[MEASURED], latency_ms_N, nobody, as_written=True)
-        assert known.work is not None
-        layers = LayerTimes.learn([known.work])
+        measurements = DeviceMeasurements.of(
+            name, cell_space, genes_NG[MEASURED], latency_ms_N, nobody, as_written=True
+        )
+        assert measurements.work is not None
+        layers = LayerTimes.learn([measurements.work])
         layout, features_NF = FeatureLayout.of(space, layers), network_features(space, ofa_NG, layers)
-        nets = replace(alone, features_NF=features_NF, layout=layout)
+        nets = replace(plain_nets, features_NF=features_NF, layout=layout)
         result[name] = {
-            "ours": over_devices(nets, None, [name], ELSEWHERE, seeds, random_samples)["spearman_mean"],
-            "without_layers": over_devices(alone, None, [name], ELSEWHERE, seeds, random_samples)["spearman_mean"],
-            "best_cost": best_cost(alone, name),
+            "ours": over_devices(nets, None, [name], SAMPLES_ELSEWHERE, seeds, random_samples)["spearman_mean"],
+            "without_layers": over_devices(plain_nets, None, [name], SAMPLES_ELSEWHERE, seeds, random_samples)[
+                "spearman_mean"
+            ],
+            "best_cost": best_cost(plain_nets, name),
         }
     return result
 

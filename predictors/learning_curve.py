@@ -16,7 +16,7 @@ FEWEST_EXPLAINED = 0.25  # share of the variance between networks, below which n
 _WANTED_EXPLAINED = 0.75
 _HALVES = 6
 _SLOWEST, _FASTEST = 0.1, 1.0  # powers of the number of networks by which an error may fall
-_MOST = 400  # networks, beyond which no curve of so few leads
+_LARGEST = 400  # networks, beyond which no curve of so few leads
 
 
 def outlook(
@@ -24,7 +24,7 @@ def outlook(
 ) -> str:
     """Advice if leave-one-out ``residual_ms_N`` explain too little of how N networks differ; empty if they do not.
 
-    ``error_ms(fitted, others)`` is the root mean square error on networks of a fit to others, by their rows."""
+    ``error_ms(fitted, unseen)`` is the root mean square error on networks of a fit to unseen, by their rows."""
     n = len(latency_ms_N)
     alone_N = (latency_ms_N - latency_ms_N.mean()) * n / (n - 1)
     spread_ms, missed_ms = _size(alone_N), _size(residual_ms_N)
@@ -33,11 +33,11 @@ def outlook(
         return ""
     rng = np.random.default_rng(0)
     halves = [np.split(rng.permutation(n), [n // 2]) for _ in range(_HALVES)]
-    before_ms = float(np.mean([error_ms(fitted, others) for fitted, others in halves]))
+    before_ms = float(np.mean([error_ms(fitted, unseen) for fitted, unseen in halves]))
     fall = float(np.clip(np.log(before_ms / max(missed_ms, 1e-12)) / np.log(2.0), _SLOWEST, _FASTEST))
     wanted_ms = np.sqrt(1.0 - _WANTED_EXPLAINED) * spread_ms
-    needed = 4 * int(np.ceil(min(n * (missed_ms / max(wanted_ms, 1e-12)) ** (1.0 / fall), _MOST) / 4))
-    least = "at least " if needed >= _MOST else "about "
+    needed = 4 * int(np.ceil(min(n * (missed_ms / max(wanted_ms, 1e-12)) ** (1.0 / fall), _LARGEST) / 4))
+    least = "at least " if needed >= _LARGEST else "about "
     return (
         f"{n} networks tell {max(explained, 0.0):.0%} of how latencies differ, left out one by one: nothing predicts "
         f"this device yet. By the learning curve {least}{max(needed, n + 4)} networks are needed"

@@ -36,21 +36,21 @@ class Knowledge:
 NOTHING = Knowledge()
 
 
-def knowledge(space: SearchSpace, known: Sequence[DeviceMeasurements], samples: int) -> Knowledge:
+def knowledge(space: SearchSpace, measurements: Sequence[DeviceMeasurements], samples: int) -> Knowledge:
     """What is known beside ``samples`` networks of a new device: tables of more networks than these, and layers."""
     space = space.unrestricted
     key = decisions_key(space)
-    here = [device for device in known if device.decisions in ("", key)]
-    works = [device.work for device in known if device not in here and device.work is not None]
+    same_decisions = [device for device in measurements if device.decisions in ("", key)]
+    works = [device.work for device in measurements if device not in same_decisions and device.work is not None]
     layers = LayerTimes.learn(works) if works else None
-    tables = [device.table(space, device.device, layers) for device in here if len(device.genes_NG) > samples]
+    tables = [device.table(space, device.device, layers) for device in same_decisions if len(device.genes_NG) > samples]
     return Knowledge(tuple(tables), layers)
 
 
-def informative(space: SearchSpace, known: Knowledge, pool_NG: Genes, n: int) -> Genes:
+def informative(space: SearchSpace, background: Knowledge, pool_NG: Genes, n: int) -> Genes:
     """The ``n`` networks of a pool whose latencies are most informative about all others."""
-    layout = FeatureLayout.of(space, known.layers)
-    features_NF = network_features(space, pool_NG, known.layers)
-    if known.tables:
-        return pool_NG[choose(Relatives.learn(known.tables, layout.additive_C), features_NF, n)]
+    layout = FeatureLayout.of(space, background.layers)
+    features_NF = network_features(space, pool_NG, background.layers)
+    if background.tables:
+        return pool_NG[choose(Relatives.learn(background.tables, layout.additive_C), features_NF, n)]
     return np.asarray(pool_NG[d_optimal(features_NF[:, layout.views["counts"]], n)])

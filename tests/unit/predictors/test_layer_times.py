@@ -28,7 +28,7 @@ def distinct(space: SearchSpace, n: int, seed: int) -> Genes:
 
 
 def device_ms(space: SearchSpace, genes_NG: Genes) -> Floats:
-    """Layers that take so much for being there, for arithmetic and for what they move; pools twice as much."""
+    """Layers that take so much for being measurements, for arithmetic and for what they move; pools twice as much."""
     per_work = np.array([MS.get(name, 0.0) for name in WORK])
 
     def milliseconds(layer: object) -> float:
@@ -46,23 +46,23 @@ def measured(space: SearchSpace, n: int, seed: int = 0) -> DeviceMeasurements:
 
 
 @pytest.fixture(scope="module")
-def known() -> Knowledge:
+def chain_knowledge() -> Knowledge:
     """What networks of the chain of blocks tell of those of cells."""
     return knowledge(CELLS, [load_measurements(measured(CHAIN, 80).dump())], 12)
 
 
-def test_layers_of_one_space_tell_the_latencies_of_another(known: Knowledge) -> None:
-    assert known.tables == ()
-    assert known.layers is not None
+def test_layers_of_one_space_tell_the_latencies_of_another(chain_knowledge: Knowledge) -> None:
+    assert chain_knowledge.tables == ()
+    assert chain_knowledge.layers is not None
     genes = distinct(CELLS, 150, seed=5)
-    expected_ms = known.layers.by_kind(CELLS, genes)[:, 0]
+    expected_ms = chain_knowledge.layers.by_kind(CELLS, genes)[:, 0]
     assert spearman(device_ms(CELLS, genes), expected_ms) > 0.9
 
 
-def test_a_new_space_needs_a_dozen_measurements(known: Knowledge) -> None:
+def test_a_new_space_needs_a_dozen_measurements(chain_knowledge: Knowledge) -> None:
     pool, tested = distinct(CELLS, 200, seed=1), distinct(CELLS, 200, seed=2)
-    genes = informative(CELLS, known, pool, 12)
-    fitted = fit_transfer(known.tables, CELLS, genes, device_ms(CELLS, genes), layers=known.layers)
+    genes = informative(CELLS, chain_knowledge, pool, 12)
+    fitted = fit_transfer(chain_knowledge.tables, CELLS, genes, device_ms(CELLS, genes), layers=chain_knowledge.layers)
     assert fitted.choice is not None
     assert any("layers" in option.name and option.weight > 0.05 for option in fitted.choice.options)
     predictor = load_predictor("transfer", dump_predictor(fitted.predictor))
@@ -74,13 +74,13 @@ def test_a_new_space_needs_a_dozen_measurements(known: Knowledge) -> None:
 
 
 def test_other_images_are_told_by_the_same_networks() -> None:
-    there = measured(CELLS, 120)
+    measurements = measured(CELLS, 120)
     larger = build_cells({"preset": "digits"}, LARGE)
-    known = knowledge(larger, [there], 12)
-    assert [len(table.latency_ms_N) for table in known.tables] == [120]
-    assert known.layers is None
+    chain_knowledge = knowledge(larger, [measurements], 12)
+    assert [len(table.latency_ms_N) for table in chain_knowledge.tables] == [120]
+    assert chain_knowledge.layers is None
     genes, tested = distinct(larger, 12, seed=7), distinct(larger, 150, seed=8)
-    fitted = fit_transfer(known.tables, larger, genes, device_ms(larger, genes))
+    fitted = fit_transfer(chain_knowledge.tables, larger, genes, device_ms(larger, genes))
     guess = predict_latency(fitted.predictor, larger, tested)
     assert spearman(device_ms(larger, tested), guess.mean_ms) > 0.95
 
@@ -98,7 +98,7 @@ def test_kinds_that_nobody_has_measured_take_what_others_do() -> None:
 
 
 def test_measurements_of_earlier_versions_say_nothing_of_layers() -> None:
-    there = measured(CELLS, 40)
-    old = DeviceMeasurements(there.genes_NG, there.latency_ms_N, there.held_out_N)
+    measurements = measured(CELLS, 40)
+    old = DeviceMeasurements(measurements.genes_NG, measurements.latency_ms_N, measurements.held_out_N)
     assert load_measurements(old.dump()).work is None
     assert len(knowledge(CELLS, [old], 12).tables) == 1

@@ -146,14 +146,16 @@ def test_devices_unlike_the_new_one_do_no_harm() -> None:
         np.arange(FEATURES.shape[1]),
     )
     unlike = Family(seed=3)
-    known = Relatives.learn([Table(columns[:300], unlike.device()[:300]) for _ in range(5)], layout.additive_C)
+    unlike_relatives = Relatives.learn(
+        [Table(columns[:300], unlike.device()[:300]) for _ in range(5)], layout.additive_C
+    )
     ranks = []
     for seed in range(6):
         y = (2.0 + macs) * (1 + 0.02 * np.random.default_rng(seed).standard_normal(len(macs)))
         rows = few(12, seed)
-        beside = learn(columns[rows], y[rows], known, layout=layout)
-        alone = learn(columns[rows], y[rows], layout=layout)
-        guesses = [fit.of_columns.predict(columns[300:]).mean_ms for fit in (beside, alone)]
+        beside = learn(columns[rows], y[rows], unlike_relatives, layout=layout)
+        unaided = learn(columns[rows], y[rows], layout=layout)
+        guesses = [fit.of_columns.predict(columns[300:]).mean_ms for fit in (beside, unaided)]
         ranks.append([spearman(y[300:], guess) for guess in (*guesses, macs[300:])])
         assert beside.options[0].name.startswith("macs")
         assert sum(option.weight for option in beside.options) == pytest.approx(1.0)
@@ -166,7 +168,7 @@ def test_what_nothing_predicts_is_said_and_how_many_networks_would_do() -> None:
     rng = np.random.default_rng(0)
     noise, signal = rng.gamma(5.0, size=16), 10.0 + FEATURES[:16] @ rng.gamma(1.0, size=FEATURES.shape[1])
     residual_N = noise - noise.mean()
-    advice = outlook(residual_N, noise, lambda fitted, others: 1.2 * float(np.sqrt((residual_N**2).mean())))
+    advice = outlook(residual_N, noise, lambda fitted, unseen: 1.2 * float(np.sqrt((residual_N**2).mean())))
     assert "16 networks tell 0%" in advice.replace("12%", "0%") or "nothing predicts this device yet" in advice
     assert "networks are needed" in advice
     assert outlook(0.1 * (signal - signal.mean()), signal, lambda *_: 1.0) == ""
@@ -265,8 +267,8 @@ def test_ten_measurements_on_measured_devices() -> None:
     assert figures["spearman_mean"] > 0.945
     assert 0.90 < figures["coverage"] < 0.99
     gpus, edge = cell_kinds(cells.names)["GPU"], ("raspi4", "eyeriss", "fpga")
-    unlike, alone = (
+    unlike, unaided = (
         over_devices(cells, relatives, edge, 20, range(3), random_samples)["spearman_mean"]
         for relatives in (cells.relatives(gpus), None)
     )
-    assert unlike > max(alone, np.mean([best_cost(cells, device) for device in edge])) - 0.01
+    assert unlike > max(unaided, np.mean([best_cost(cells, device) for device in edge])) - 0.01
