@@ -13,7 +13,8 @@ from nas.core.errors import InvalidInput
 from predictors.validation import check_measured
 
 FEWEST = 3  # networks measured on the new device
-_ROUNDS = 6  # of learning how large weights are, and of reweighting measurements
+_ROUNDS, _REWEIGHTINGS = 6, 3  # of learning how large weights are, and of the measurements in each
+_MOST_ROWS = 2000  # of a table, from which weights are learned
 _OUTLYING = 3.7  # times the median error, from where a measurement weighs half
 
 
@@ -43,6 +44,7 @@ class Relatives:
             raise InvalidInput("expected the tables of known devices, got none")
         for table in tables:
             check_rows(table.features_NF, table.latency_ms_N, tables[0].features_NF.shape[1], FEWEST)
+        tables = [_part(table) for table in tables]
         centre_F = np.mean([t.features_NF.mean(0) for t in tables], axis=0)
         spread_F = np.mean([t.features_NF.std(0) for t in tables], axis=0)
         scale_F = 1.0 / np.where(spread_F > 1e-9 * np.abs(centre_F), spread_F, np.inf)
@@ -71,6 +73,14 @@ class Relatives:
         return np.asarray(np.sqrt((((y_N - slope_D1 * guess_DN) / (1.0 - leverage_DN)) ** 2).mean(1)))
 
 
+def _part(table: Table) -> Table:
+    """A random part of a large table, which tells the weights as well."""
+    if len(table.latency_ms_N) <= _MOST_ROWS:
+        return table
+    rows = np.sort(np.random.default_rng(0).permutation(len(table.latency_ms_N))[:_MOST_ROWS])
+    return Table(table.features_NF[rows], table.latency_ms_N[rows], table.name)
+
+
 def check_rows(features_NF: Floats, latency_ms_N: Floats, features: int, fewest: int) -> None:
     """Raises InvalidInput for another number of features or rows, and as ``check_measured``."""
     if features_NF.ndim != 2 or features_NF.shape != (len(latency_ms_N), features):
@@ -87,7 +97,7 @@ def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
     used_F = scale_F > 0
     design_NF = x_NF[:, used_F] * scale_F[used_F]
     weight_N = np.ones(len(y_N))
-    for _ in range(_ROUNDS):
+    for _ in range(_REWEIGHTINGS):
         share_N = weight_N / weight_N.sum()
         centre_F, level = share_N @ design_NF, float(share_N @ y_N)
         root_N = np.sqrt(weight_N)
@@ -102,11 +112,16 @@ def _own_weights(x_NF: Floats, y_N: Floats, scale_F: Floats) -> Floats:
 
 
 def _ridge(x_NF: Floats, y_N: Floats) -> Floats:
-    values_F, turn_FF = np.linalg.eigh(x_NF.T @ x_NF)
-    values_F = np.maximum(values_F, 0.0)
-    projected_F = turn_FF.T @ (x_NF.T @ y_N)
-    n, total = len(y_N), max(float(y_N @ y_N), 1e-300)
-    penalties = np.geomspace(1e-9, 1e2, 34)[:, None] * max(float(values_F.max()), 1e-300)
-    squares = total - (projected_F**2 / (values_F + penalties)).sum(1)
-    evidence = -0.5 * n * np.log(np.maximum(squares, 1e-12 * total)) - 0.5 * np.log1p(values_F / penalties).sum(1)
-    return np.asarray(turn_FF @ (projected_F / (values_F + penalties[evidence.argmax()])))
+    n, wide = len(y_N), x_NF.shape[1] > len(y_N)
+    squares_R, turn_RR = np.linalg.eigh(x_NF @ x_NF.T if wide else x_NF.T @ x_NF)
+    squares_R = np.maximum(squares_R, 0.0)
+    axes_FR = x_NF.T @ turn_RR if wide else turn_RR  # of squared length squares_R if wide, else 1
+    projected_R = axes_FR.T @ (x_NF.T @ y_N)
+    if wide:
+        length_R = np.sqrt(np.maximum(squares_R, 1e-12 * squares_R.max(initial=1e-300)))
+        axes_FR, projected_R = axes_FR / length_R, projected_R / length_R
+    total = max(float(y_N @ y_N), 1e-300)
+    penalties = np.geomspace(1e-9, 1e2, 34)[:, None] * max(float(squares_R.max()), 1e-300)
+    missed = total - (projected_R**2 / (squares_R + penalties)).sum(1)
+    evidence = -0.5 * n * np.log(np.maximum(missed, 1e-12 * total)) - 0.5 * np.log1p(squares_R / penalties).sum(1)
+    return np.asarray(axes_FR @ (projected_R / (squares_R + penalties[evidence.argmax()])))

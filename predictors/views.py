@@ -48,8 +48,11 @@ class FeatureLayout:
 
     @property
     def additive_C(self) -> NDArray[np.int64]:
-        """The columns that known devices are learned from: all but those of the graph, which are many."""
-        return np.setdiff1d(np.arange(len(self.centre_F)), self.views.get("graph", np.array([], dtype=np.int64)))
+        """The columns that known devices are learned from: all but those of the graph, which are many, and those that
+        equal an earlier one."""
+        _, first = np.unique(self.pool_MF, axis=1, return_index=True)
+        varying = first[self.scale_F[first] > 0]
+        return np.setdiff1d(varying, self.views.get("graph", np.array([], dtype=np.int64)))
 
     @property
     def is_single(self) -> bool:

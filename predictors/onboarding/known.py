@@ -41,7 +41,7 @@ def knowledge(space: SearchSpace, measurements: Sequence[DeviceMeasurements], sa
     space = space.unrestricted
     key = decisions_key(space)
     same_decisions = [device for device in measurements if device.decisions in ("", key)]
-    works = [device.work for device in measurements if device not in same_decisions and device.work is not None]
+    works = [device.work for device in measurements if device.decisions not in ("", key) and device.work is not None]
     layers = LayerTimes.learn(works) if works else None
     tables = [device.table(space, device.device, layers) for device in same_decisions if len(device.genes_NG) > samples]
     return Knowledge(tuple(tables), layers)

@@ -205,7 +205,7 @@ def test_a_table_says_how_its_networks_were_measured(plugins: None) -> None:
     genes = np.unique(sample(CELLS.decisions, np.random.default_rng(0), 60), axis=0)
     raw = RawTable({"arch": genes.tolist(), "ms": (1.0 + genes.sum(axis=1)).tolist()})
     assert not check_table(raw, CELLS, networks="simplified").as_written
-    with pytest.raises(InvalidData, match="expected simplified networks: tiny never builds"):
+    with pytest.raises(InvalidData, match="expected simplified networks, since tiny never builds"):
         check_table(RawTable({"arch": [[0, 1, 2]], "ms": [1.0]}), TINY, networks="as_written")
 
 
