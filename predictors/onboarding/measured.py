@@ -122,9 +122,7 @@ def onboard(
     else:
         fitted = fit_family(family, space, usable.genes_NG, usable.latency_ms_N, usable.held_out_N, usable.error_N)
     checked = (fitted.n, fitted.truth_ms_H, fitted.guess, fitted.error_H)
-    card = make_card(
-        fitted.predictor, profile, space, *checked, refused_count, excluded=excluded, choice=fitted.choice
-    )
+    card = make_card(fitted.predictor, profile, space, *checked, refused_count, excluded=excluded, choice=fitted.choice)
     if fitted.choice is not None and fitted.choice.advice:
         yield Warned("fit", fitted.choice.advice)
     yield StageFinished("fit", clock() - started_s, fit_result(fitted.predictor, card, usable, blobs).to_json())
