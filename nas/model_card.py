@@ -126,7 +126,8 @@ def _latency(manifest: Manifest) -> str:
     else:
         protocol = device["protocol"]
         measured = (
-            f"Latency of `model.onnx`: {measurement['median_ms']:.4g} ms (95 % interval {measurement['low_ms']:.4g} to "
+            f"Latency of `{_measured_file(manifest)}`: {measurement['median_ms']:.4g} ms "
+            f"(95 % interval {measurement['low_ms']:.4g} to "
             f"{measurement['high_ms']:.4g} ms, {measurement['runs']} runs), measured on {device['name']} "
             f"({device['processor']}) with {device['runtime']} {device['runtime_version']}, batch {protocol['batch']}, "
             f"threads {protocol['threads']}. On any other machine it differs."
@@ -136,6 +137,11 @@ def _latency(manifest: Manifest) -> str:
             measured += f" **Fallback: {Placement.from_json(placement).sentence}.**"
     fleet = manifest.get("fleet")
     return f"{_fleet_table(fleet)}\n\n{measured}" if fleet else measured
+
+
+def _measured_file(manifest: Manifest) -> str:
+    """The model that was measured: that of the precision of the search."""
+    return "model.int8.onnx" if manifest.get("precision") == "int8" else "model.onnx"
 
 
 def _test_images(manifest: Manifest, account: DataAccount) -> str:

@@ -27,9 +27,11 @@ from nas.core.network import summarise
 from nas.core.ports import Dataset, SearchSpace
 from nas.core.provenance import Provenance
 from nas.core.retraining import TrainingRecord
+from nas.core.runtimes import Precision
 from nas.core.tasks import Task, TaskScores, load_task
 from nas.export import (
     OPSET,
+    Images,
     InUnits,
     Normalised,
     Parity,
@@ -107,6 +109,7 @@ def package(
     value_scale: tuple[Sequence[float], Sequence[float]] | None = None,
     training: TrainingRecord | None = None,
     provenance: Provenance | None = None,
+    precision: Precision = "float32",
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
@@ -115,7 +118,7 @@ def package(
     further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
     ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
     that ``module`` gives standardised; ``training``: how the weights came about; ``provenance``: the search, to run it
-    again. Equal arguments give equal bytes.
+    again; ``precision``: of the model that the metrics are of. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -126,8 +129,7 @@ def package(
     network = frozen_copy(Normalised(in_units, mean, std))
     models = {"model.onnx": to_onnx(network, (channels, height, width))}
     if int8:
-        sample_rows = np.random.default_rng(seed).permutation(len(data.train))[:calibration_images]
-        sample = exported_run.resize(data.train.images_NCHW[sample_rows], height, width)
+        sample = calibration_sample(data, seed, height, width, calibration_images)
         models["model.int8.onnx"] = quantise_int8(models["model.onnx"], sample)
     report = _evaluate(network, models, data, height, width)
     files = {
@@ -148,7 +150,8 @@ def package(
             "test_images": len(data.test),
             "account": asdict(data.account),
         },
-        "metrics": _metrics_json(metrics, report, virtual),
+        "metrics": _metrics_json(metrics, report, virtual, precision),
+        "precision": precision,
         "task": {"name": report.task.name, "labels": report.task.labels, "by_class": report.task.by_class},
         **({f"{report.task.by_class}_by_class": report.by_class} if report.by_class else {}),
         **report.confusion,
@@ -174,6 +177,12 @@ def package(
     return _zip(files), replace(report, sizes={name: len(content) for name, content in sorted(files.items())})
 
 
+def calibration_sample(data: Dataset, seed: int, height: int, width: int, images: int = 128) -> Images:
+    """Random training images as models take them, by which int8 models are calibrated."""
+    rows = np.random.default_rng(seed).permutation(len(data.train))[:images]
+    return exported_run.resize(data.train.images_NCHW[rows], height, width)
+
+
 def _architecture_json(arch: Arch, space: SearchSpace) -> JsonObject:
     return {
         "space": space.name,
@@ -186,13 +195,16 @@ def _architecture_json(arch: Arch, space: SearchSpace) -> JsonObject:
     }
 
 
-def _metrics_json(metrics: Mapping[str, float], report: PackageReport, virtual: bool) -> dict[str, JsonObject]:
+def _metrics_json(
+    metrics: Mapping[str, float], report: PackageReport, virtual: bool, precision: Precision
+) -> dict[str, JsonObject]:
     """The metrics of the search, and the scores of these very files in place of its own, in an order that does not
     depend on the database they were read from."""
     task = report.task
     record = {name: _metric_json(name, value, virtual) for name, value in metrics.items()}
-    scores = {task.tested: report.onnx.quality}
-    scores |= {m.metric("test").name: report.onnx.further[m.name] for m in task.further}
+    own = report.int8 if precision == "int8" and report.int8 is not None else report.onnx
+    scores = {task.tested: own.quality}
+    scores |= {m.metric("test").name: own.further[m.name] for m in task.further}
     record |= {name: _metric_json(name, value) for name, value in scores.items()}
     if report.int8 is not None:
         record[f"int8_{task.tested}"] = {**_metric_json(task.tested, report.int8.quality), "precision": "int8"}

@@ -241,7 +241,8 @@ class SearchSpec(_Strict):
     ``device`` is then the first of them, and may be left out. ``references``: networks that are verified and shown
     beside the front, and never on it; those of a user's model are its parent and narrower copies of it. ``placement``:
     what share of a network's time, at least, has to run on a provider, or on a kind of them (``cpu``, ``gpu``,
-    ``npu``): a measured network that does not is on no front.
+    ``npu``): a measured network that does not is on no front. ``precision``: of the models that are scored, verified
+    and exported; that of its devices.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -259,6 +260,7 @@ class SearchSpec(_Strict):
     fleet: FleetSpec | None = None
     references: tuple[ReferenceSpec, ...] = Field(default=(), max_length=16)
     placement: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict, max_length=8)
+    precision: Precision = "float32"
 
     @model_validator(mode="before")
     @classmethod
@@ -289,6 +291,16 @@ class SearchSpec(_Strict):
         if qualities != [expected] or not 2 <= len(names) <= 4:
             raise ValueError(f"expected {expected} and 1 to 3 more of {', '.join(COSTS)}, got {', '.join(names)}")
         return value
+
+    @model_validator(mode="after")
+    def _precision_can_be_searched(self) -> SearchSpec:
+        if self.precision == "mixed":
+            raise ValueError("precision: expected float32 or int8, got 'mixed'")
+        if self.precision == "int8" and not self.export.int8:
+            raise ValueError("export.int8: expected true for a search with precision int8, whose models are int8")
+        if self.precision == "int8" and self.space.model is not None:
+            raise ValueError("precision: expected float32 for smaller versions of a model of yours, got 'int8'")
+        return self
 
     @model_validator(mode="after")
     def _what_is_retrained_is_verified(self) -> SearchSpec:

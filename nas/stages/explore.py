@@ -43,6 +43,7 @@ from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import sample_archs, scoring_s
 from nas.stages.derived import around, derived_networks
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
+from nas.stages.precision import in_precision
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
 from nas.stages.results import EstimateResult, ExploreResult
 from nas.stages.scores import measured_by
@@ -226,7 +227,8 @@ def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") ->
     """How good a network is on validation data, with the weights that it has in this search."""
 
     def evaluate(arch: Arch) -> dict[str, float]:
-        scores = subnets.score(subnets.cut(arch, origin), arch, problem.data.val)
+        network = in_precision(subnets, subnets.cut(arch, origin), arch)
+        scores = subnets.score(network, arch, problem.data.val)
         return measured_by(problem.spec.task, scores, "val")
 
     return evaluate

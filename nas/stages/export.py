@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from nas.core.events import Candidate, Event, Exported, Progress, SearchState, S
 from nas.core.ports import Problem, Resources
 from nas.core.provenance import Provenance
 from nas.core.retraining import HYPERPARAMETERS, TrainingRecord
+from nas.core.runtimes import Precision
 from nas.core.spec import SearchSpec
 from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
@@ -23,6 +24,8 @@ from nas.stages.results import ExportResult, RetrainResult, TrainResult
 from nas.stages.slow_int8 import slower_in_int8
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.verify import thin
+
+_FILES: Mapping[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 
 
 @dataclass(frozen=True)
@@ -58,36 +61,39 @@ class ExportStage:
                 training=training_record(problem.spec, state, p.arch.id),
                 versions=resources.versions,
                 provenance=Provenance(problem.search_id, problem.spec, trained_supernet(state)),
+                precision=problem.spec.precision,
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
-        int8_measurements: dict[str, dict[str, object]] = defaultdict(dict)
+        beside: dict[str, dict[str, object]] = defaultdict(dict)
+        other = _other_precision(problem.spec)
         if problem.spec.export.int8 and packages:
-            models = [zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx") for _, archive, _ in packages]
+            models = [zipfile.ZipFile(io.BytesIO(archive)).read(_FILES[other]) for _, archive, _ in packages]
             names = [p.arch.id for p, _, _ in packages]
-            for name, measured in _measured_int8(problem, resources, models, names).items():
+            for name, measured in _measured_in(other, problem, resources, models, names).items():
                 for (p, _, _), measurement in zip(packages, measured, strict=True):
-                    in_float32 = p.devices[name].measurement if problem.fleet else p.measurement
-                    if (why := slower_in_int8(in_float32, measurement)) is not None:
+                    own = p.devices[name].measurement if problem.fleet else p.measurement
+                    in_float32, in_int8 = (own, measurement) if other == "int8" else (measurement, own)
+                    if (why := slower_in_int8(in_float32, in_int8)) is not None:
                         yield Warned(self.name, f"network {p.arch.id} on {name}: {why}")
                     summary = {k: v for k, v in asdict(measurement).items() if k not in ("samples_ms", "layers")}
-                    int8_measurements[p.arch.id][name] = summary
+                    beside[p.arch.id][name] = summary
         for p, archive, report in packages:
-            measured_int8 = int8_measurements[p.arch.id]
-            int8_report: dict[str, object] = {}
-            if measured_int8:
-                int8_report = (
-                    {"int8_measurements": measured_int8}
+            measured_beside = beside[p.arch.id]
+            other_report: dict[str, object] = {}
+            if measured_beside:
+                other_report = (
+                    {f"{other}_measurements": measured_beside}
                     if problem.fleet
-                    else {"int8_measurement": measured_int8[problem.spec.device]}
+                    else {f"{other}_measurement": measured_beside[problem.spec.device]}
                 )
             name, blob = f"{p.arch.id}.zip", resources.blobs.put(archive)
-            yield Exported(p.arch, name, blob, len(archive), "application/zip", {**report.to_json(), **int8_report})
+            yield Exported(p.arch, name, blob, len(archive), "application/zip", {**report.to_json(), **other_report})
         yield StageFinished(self.name, 0.0, ExportResult(len(exported)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """The smallest and the largest network as packages. How many networks the front will have is not known."""
-        clock, int8 = resources.clock, problem.spec.export.int8
+        clock, int8, other = resources.clock, problem.spec.export.int8, _other_precision(problem.spec)
         started_at = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
         total = DurationRange.exact(clock() - started_at)
@@ -104,7 +110,7 @@ class ExportStage:
                 module, archs[i], problem.space, few, mean=mean, std=std, seed=seed, metrics={}, int8=int8
             )
             if int8:
-                quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read("model.int8.onnx")
+                quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read(_FILES[other])
                 if len(quantised) > 2:
                     quantised.pop(next(iter(quantised)))
             return times * (clock() - started_at)
@@ -112,7 +118,7 @@ class ExportStage:
         packed = average_duration(macs.tolist(), seconds_of, inner=1)
         model_duration = packed.span
         for member in problem.targets if int8 else ():
-            measured = estimate_measuring(quantised, _in_int8(member.profile), resources.measure, clock)
+            measured = estimate_measuring(quantised, _in_precision(member.profile, other), resources.measure, clock)
             total += DurationRange.exact(measured.begin_s)
             model_duration += measured.per_network
         max_models = min(problem.spec.export.count or verified_range(problem)[1], verified_range(problem)[1])
@@ -168,21 +174,26 @@ def _measured(problem: Problem, p: Candidate) -> tuple[Measurement | None, Devic
     return p.measurement, next(profiles, None)
 
 
-def _in_int8(profile: DeviceProfile) -> DeviceProfile:
-    return replace(profile, protocol=replace(profile.protocol, precision="int8"))
+def _other_precision(spec: SearchSpec) -> Precision:
+    """What is measured beside the models of a search: int8 beside float32, and the other way round."""
+    return "float32" if spec.precision == "int8" else "int8"
 
 
-def _measured_int8(
-    problem: Problem, resources: Resources, models: list[bytes], networks: list[str]
+def _in_precision(profile: DeviceProfile, precision: Precision) -> DeviceProfile:
+    return replace(profile, protocol=replace(profile.protocol, precision=precision))
+
+
+def _measured_in(
+    precision: Precision, problem: Problem, resources: Resources, models: list[bytes], networks: list[str]
 ) -> dict[str, list[Measurement]]:
-    """The int8 models as measured, by device."""
+    """The models of the other precision as measured, by device."""
     measurements_by_device: dict[str, list[Measurement]] = {}
     not_measured: list[NotMeasuredYet] = []
     for member in problem.targets:
         if member.profile.measurable:
             try:
                 measurements_by_device[member.name] = list(
-                    resources.measure(models, _in_int8(member.profile), networks)
+                    resources.measure(models, _in_precision(member.profile, precision), networks)
                 )
             except NotMeasuredYet as missing:
                 not_measured.append(missing)

@@ -11,12 +11,10 @@ _NAMED = 3  # operators that a warning names
 _LEAST_SHARE = 0.02  # of the time in float32 that an operator must add to be named
 
 
-def slower_in_int8(float32: Measurement | None, int8: Measurement) -> str | None:
+def slower_in_int8(float32: Measurement | None, int8: Measurement | None) -> str | None:
     """Why int8 is slower than float32, for people; None where it is not: where its interval is not above."""
-    if float32 is None or None in (float32.high_ms, int8.low_ms, float32.median_ms, int8.median_ms):
+    if float32 is None or int8 is None or float32.high_ms is None or int8.low_ms is None:
         return None
-    assert float32.high_ms is not None
-    assert int8.low_ms is not None
     if int8.low_ms <= float32.high_ms:
         return None
     times = f"{int8.median_ms:.4g} ms against {float32.median_ms:.4g} ms"

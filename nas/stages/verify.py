@@ -37,9 +37,9 @@ from nas.core.references import reference_archs
 from nas.core.spec import SearchSpec
 from nas.core.tasks import Task
 from nas.explorers.final_choice import shrunk_losses
-from nas.export import to_onnx
 from nas.stages.cost_estimate import estimate_measuring, sample_archs, scoring_s, verified_range
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
+from nas.stages.precision import exported_model, score_exported
 from nas.stages.results import VerifyResult
 from nas.stages.scores import measured_by
 from nas.stages.subnets import Subnets, load_subnets
@@ -99,7 +99,7 @@ class VerifyStage:
         def seconds_of(i: int) -> float:
             tested_s, module = scoring_s(subnets, archs[i], problem.data.test, clock)
             started_at = clock()
-            models[i] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(archs[i]))
+            models[i] = exported_model(subnets, module, archs[i])
             return tested_s + clock() - started_at
 
         tested = average_duration(macs.tolist(), seconds_of)
@@ -143,12 +143,19 @@ def measure_and_verify(
         tested = []
         for p in together:
             module = subnets.cut(p.arch, p.origin)
-            test = subnets.score(module, p.arch, problem.data.test)
+            in_float32 = problem.spec.precision == "float32"
+            model = exported_model(subnets, module, p.arch) if due[p.key] or not in_float32 else b""
+            tested_split = problem.data.test
+            test = (
+                subnets.score(module, p.arch, tested_split)
+                if in_float32
+                else score_exported(problem, model, p.arch, tested_split)
+            )
             tested.append(Candidate(p.arch, p.origin, measured_by(problem.spec.task, test, "test")))
             if test.by_class:
                 yield ClassRecall(p.arch, test.by_class)
             if due[p.key]:
-                models[p.key] = to_onnx(subnets.with_normalisation(module), problem.space.input_shape(p.arch))
+                models[p.key] = model
             yield Progress(stage, done, total, unit, message="exporting")
         yield Evaluated(tuple(tested))
         done += len(together) - len(models)

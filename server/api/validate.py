@@ -124,6 +124,7 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     }
     problems: list[HwnasError] = [
         *(_no_predictor(spec.on(name), space, context) for name in spec.devices if name not in context.predictors),
+        *_precision_problems(spec, context),
         *_supernet_problems(spec, space, context.parent, report.content_hash),
         *unsupported_objectives(spec, profile),
         *infeasible_on_devices(spec, profile, by_device),
@@ -390,6 +391,16 @@ def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionConte
         f"device {spec.device!r} has no latency predictor for this space and data ({space.id}){busy}. "
         f"{_how_to_fit(added)}: {command}"
     )
+
+
+def _precision_problems(spec: SearchSpec, context: SubmissionContext) -> Iterator[HwnasError]:
+    """A device for each that measures networks of another precision than the search has."""
+    for name, precision in context.precisions.items():
+        if precision != spec.precision:
+            yield InvalidSpec(
+                f"precision: device {name!r} was added for {precision} networks, got {spec.precision}; add another "
+                f"with: nas devices add NAME --precision {spec.precision}"
+            )
 
 
 def _how_to_fit(added: DeviceSpec | None) -> str:

@@ -25,6 +25,7 @@ from nas.core.jobs import (
 from nas.core.metrics import METRICS
 from nas.core.model_spec import ModelSpec
 from nas.core.predictor_card import PredictorCard
+from nas.core.runtimes import Precision
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.measurements import agent_results
 from server.store.models import DeviceRow, Job, PointRow, PredictorRow, ReadingRow
@@ -89,7 +90,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         refit=_refit_data(session, job, predictors[0]) if single else None,
         supernet_blob=_required_supernet(session, spec.supernet) if spec.supernet is not None else None,
         supernet_data=data_hash_of(session, spec.supernet) if spec.supernet is not None else None,
-        inherited=_estimated_candidates(session, spec.supernet) if spec.supernet is not None else (),
+        inherited=_estimated_candidates(session, spec.supernet, spec.precision) if spec.supernet is not None else (),
         measurements=agent_results(session, job.id),
         busy_seconds=job.busy_seconds,
         parent=parent_blobs(session, spec.space),
@@ -162,9 +163,13 @@ def _required_supernet(session: Session, search_id: str) -> str:
     return blob
 
 
-def _estimated_candidates(session: Session, search_id: str) -> tuple[Candidate, ...]:
+def _estimated_candidates(session: Session, search_id: str, precision: Precision) -> tuple[Candidate, ...]:
     """The candidates of a search with their estimated metrics only, since other metrics depend on device and bounds;
-    without references, which every search evaluates itself."""
+    without references, which every search evaluates itself. None of a search in another precision, whose estimates are
+    of other models."""
+    parent = session.get(Job, search_id)
+    if parent is not None and parent.spec.get("precision", "float32") != precision:
+        return ()
     evaluated = (PointRow.job_id == search_id, PointRow.origin != "reference")
     rows = session.scalars(select(PointRow).where(*evaluated).order_by(PointRow.position))
     return tuple(

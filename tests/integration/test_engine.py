@@ -4,8 +4,10 @@ it is cut."""
 from __future__ import annotations
 
 import io
+import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ import torch
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
+from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.errors import InfeasibleBound, InvalidSpec, StorageError
 from nas.core.events import (
     Checkpoint,
@@ -23,7 +26,7 @@ from nas.core.events import (
     Warned,
     fold_all,
 )
-from nas.core.spec import BudgetSpec, ObjectiveSpec, StrategySpec
+from nas.core.spec import BudgetSpec, ExportSpec, ObjectiveSpec, StrategySpec
 from nas.stages.fronts import front_of
 from tests.support.engine import SPEC, RuleDevice, cuts, problem, run, stored
 
@@ -56,6 +59,50 @@ def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[l
         assert {"model.onnx", "manifest.json", "run.py"} <= set(archive.namelist())
     assert exported.report["accuracy_torch"] == pytest.approx(exported.report["accuracy_onnx"], abs=0.1)
     assert len(state.exports) == 2
+
+
+class KeepingDevice(RuleDevice):
+    """Keeps what it measured, by the precision of the profile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.models: dict[str, list[bytes]] = {}
+
+    def __call__(
+        self, models: Sequence[bytes], profile: DeviceProfile, networks: Sequence[str], promised_ms: object = None
+    ) -> Iterator[Measurement]:
+        self.models.setdefault(profile.protocol.precision, []).extend(models)
+        yield from super().__call__(models, profile, networks)
+
+
+def test_a_search_in_int8_scores_verifies_and_exports_int8_models(
+    finished_search: tuple[list[Event], Path],
+) -> None:
+    events, folder = finished_search
+    in_float32 = fold_all(events)
+    export = ExportSpec(count=1, int8=True)
+    spec = SPEC.model_copy(
+        update={"precision": "int8", "export": export, "budget": BudgetSpec(evaluations=8, verified=2)}
+    )
+    in_int8 = problem(spec, in_float32.finished["train"]["supernet"])
+    in_int8 = replace(in_int8, profile=replace(in_int8.profile, protocol=MeasurementProtocol(precision="int8")))
+    device = KeepingDevice()
+    state = fold_all(run(folder, in_int8, device=device))
+    assert all(b"QuantizeLinear" in model for model in device.models["int8"])
+    assert not any(b"QuantizeLinear" in model for model in device.models["float32"])  # measured beside the exported one
+    [exported] = state.exports
+    member = next(p for p in state.of("search") if p.arch.id == exported.arch.id)
+    assert exported.report["int8_accuracy"] == pytest.approx(member.metrics["test_accuracy"])
+    assert exported.report["float32_measurement"]["median_ms"] > 0
+    with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        assert archive.read("model.int8.onnx") in device.models["int8"]  # the very file was measured
+        assert "Latency of `model.int8.onnx`" in archive.read("model_card.md").decode()
+    assert manifest["precision"] == "int8"
+    shared = in_float32.candidates.keys() & state.candidates.keys()
+    rounded = [(in_float32.candidates[k].metrics, state.candidates[k].metrics) for k in shared]
+    assert rounded
+    assert any(a["val_loss"] != b["val_loss"] for a, b in rounded)  # the rounding is in the scores
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,6 +37,10 @@ def submit(
         typer.Option(min=8, help="Architectures to evaluate.", show_default=str(BudgetSpec().evaluations)),
     ] = None,
     seed: SeedOption = None,
+    precision: Annotated[
+        Literal["float32", "int8"] | None,
+        typer.Option(help="Of the models that are scored, verified and exported; that of the device."),
+    ] = None,
     model: Annotated[
         str | None,
         typer.Option(help="Make this stored model smaller; without --retrain, nothing is trained."),
@@ -77,6 +81,7 @@ def submit(
     - `nas submit --dry-run --bound-ms 0.2`: can the bound be met, and how long will it take?
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
+    - `nas submit --device here-int8 --precision int8 --supernet SEARCH`: a front of int8 models, without training
     - `nas submit --model signs --bound-ms 12 --watch`: a stored model, faster, without training
     - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
     - `nas submit --device pi --device server --fleet each`: one training, a front for each
@@ -84,7 +89,7 @@ def submit(
     """
     base = read_spec(SearchSpec, spec) if spec is not None else _spec_without_file(service, model)
     record = base.model_dump(mode="json")
-    record |= _non_null(name=name, seed=seed, supernet=supernet)
+    record |= _non_null(name=name, seed=seed, precision=precision, supernet=supernet)
     if fields := device_fields(device, fleet, base.fleet):
         del record["device"]  # of a fleet it is the first
         record |= {"fleet": None, **fields}

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile
 from nas.core.lifecycle import ENDED
+from nas.core.runtimes import Precision
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store.database import reading
 from server.store.job_payload import data_hash_of, supernet_of
@@ -49,14 +50,16 @@ class SubmissionContext:
     """The state of the service that decides whether a search can run.
 
     ``predictors`` holds the present predictor of each device of the search that has one; ``onboarding`` the devices of
-    the search whose onboarding has not ended; ``added`` how each known device of it was added last. ``energy`` is the
-    energy predictor of a single device. ``teacher``: the search whose model ``retrain.teacher`` names.
+    the search whose onboarding has not ended; ``precisions``: of those with a predictor; ``added`` how each known
+    device of it was added last. ``energy`` is the energy predictor of a single device. ``teacher``: the search whose
+    model ``retrain.teacher`` names.
     """
 
     device_names: tuple[str, ...]
     added: Mapping[str, DeviceSpec]
     onboarding: frozenset[str]
     predictors: Mapping[str, StoredPredictor]
+    precisions: Mapping[str, Precision]
     energy: StoredPredictor | None
     parent: ParentSearch | None
     teacher: TeacherSearch | None = None
@@ -95,6 +98,7 @@ class SubmissionReader(Reader):
                 added={name: added for name in spec.devices if (added := _added(session, name)) is not None},
                 onboarding=_onboarding(session, spec.devices),
                 predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
+                precisions={name: row.profile.protocol.precision for name, row in predictors.items()},
                 energy=_energy(session, single) if single is not None else None,
                 parent=_parent(session, spec.supernet) if spec.supernet is not None else None,
                 teacher=teacher_search(session, teacher.search) if (teacher := teacher_of(spec)) is not None else None,

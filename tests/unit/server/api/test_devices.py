@@ -393,3 +393,15 @@ def test_served_agent_runs_without_the_service(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(tmp_path)]
     output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path).stdout
     assert "onnxruntime CPUExecutionProvider" in output
+
+
+def test_search_has_the_precision_of_its_device(api: TestClient, store: Store, ada: Headers) -> None:
+    onboarded(api, store, ada)
+    record = fakes.search_spec(precision="int8", export={"int8": True}).model_dump(mode="json")
+    answer = api.post("/v1/searches", json=record, headers=ada)
+    assert code(answer) == (422, "invalid_spec")
+    assert "precision: device 'bench' was added for float32 networks, got int8" in answer.json()["message"]
+    assert "nas devices add NAME --precision int8" in answer.json()["message"]
+    for change, reason in (({"precision": "mixed"}, "float32 or int8"), ({"export": {"int8": False}}, "export.int8")):
+        answer = api.post("/v1/searches", json={**record, **change}, headers=ada)
+        assert reason in answer.json()["message"]

@@ -1,0 +1,79 @@
+"""Static int8 quantisation simulated in torch, so that candidates can be scored with it before they are exported.
+
+As ``nas.export.quantise_int8`` has onnxruntime do it: weights per output channel in 7 bits around 0, activations per
+tensor in 8 bits over the range that they have on calibration images. Inputs of convolutions and dense layers are
+quantised; what lies between, which the runtime quantises too where it can, stays float32. Batch norms change nothing:
+they are folded into convolutions, and a scale per output channel is a scale of its weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nas.core.errors import InvalidInput
+
+_WEIGHT_RANGE = (-64, 63)  # 7 bits
+_ACTIVATION_LEVELS = 255
+
+
+def quantised(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """A copy of a module in eval mode that computes as its int8 model does. ``batches``: calibration images as the
+    module takes them, (B, C, H, W) each.
+
+    Raises InvalidInput for a module without convolutions and dense layers.
+    """
+    simulated = copy.deepcopy(module).eval()
+    layers = [layer for layer in simulated.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    if not layers:
+        raise InvalidInput("expected convolutions or dense layers, which int8 quantises, got a module without any")
+    ranges = _ranges(simulated, layers, batches)
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.copy_(quantised_weight(layer.weight))
+            if layer in ranges:
+                layer.register_forward_pre_hook(partial(_quantise_input, *ranges[layer]))
+    return simulated
+
+
+def quantised_weight(weight: Tensor) -> Tensor:
+    """A weight of which the first axis is the output channel, rounded per channel."""
+    largest = weight.detach().abs().flatten(1).amax(dim=1).clamp(min=1e-12)
+    zero = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
+    return torch.fake_quantize_per_channel_affine(weight.detach(), largest / 64, zero, 0, *_WEIGHT_RANGE)
+
+
+def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
+    """An activation rounded to 256 levels over a range, which is widened to hold 0, and clipped to it."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = max(high - low, 1e-12) / _ACTIVATION_LEVELS
+    return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, _ACTIVATION_LEVELS)
+
+
+def _ranges(
+    module: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Tensor]
+) -> dict[nn.Module, tuple[float, float]]:
+    """The least and the largest input of each layer over all batches."""
+    ranges: dict[nn.Module, tuple[float, float]] = {}
+
+    def observe(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        low, high = (float(bound) for bound in torch.aminmax(inputs[0]))
+        before = ranges.get(layer, (low, high))
+        ranges[layer] = (min(low, before[0]), max(high, before[1]))
+
+    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
+    with torch.inference_mode():
+        for x_BCHW in batches:
+            module(x_BCHW)
+    for hook in hooks:
+        hook.remove()
+    return ranges
+
+
+def _quantise_input(low: float, high: float, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return (quantised_activation(inputs[0], low, high), *inputs[1:])
