@@ -1,9 +1,9 @@
 """Static int8 quantisation simulated in torch, so that candidates can be scored with it before they are exported.
 
 As ``nas.export.quantise_int8`` has onnxruntime do it: weights per output channel in 7 bits around 0, activations per
-tensor in 8 bits over the range that they have on calibration images. Inputs of convolutions and dense layers are
-quantised; what lies between, which the runtime quantises too where it can, stays float32. Batch norms change nothing:
-they are folded into convolutions, and a scale per output channel is a scale of its weights.
+tensor in 8 bits over the range that they have on calibration images. Inputs of convolutions and dense layers and
+outputs of dense layers are quantised; what lies between, which the runtime quantises too where it can, stays float32.
+Batch norms change nothing: they are folded into convolutions, and a scale per output channel is a scale of its weights.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from nas.core.errors import InvalidInput
 
-_WEIGHT_RANGE = (-64, 63)  # 7 bits
+_WEIGHT_RANGE = (-64, 64)  # 7 bits, as onnxruntime has them with a reduced range
 _ACTIVATION_LEVELS = 255
+Ranges = dict[nn.Module, tuple[float, float]]
 
 
 def quantised(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
@@ -32,12 +33,14 @@ def quantised(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     layers = [layer for layer in simulated.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     if not layers:
         raise InvalidInput("expected convolutions or dense layers, which int8 quantises, got a module without any")
-    ranges = _ranges(simulated, layers, batches)
+    inputs, outputs = _ranges(simulated, layers, batches)
     with torch.no_grad():
         for layer in layers:
             layer.weight.copy_(quantised_weight(layer.weight))
-            if layer in ranges:
-                layer.register_forward_pre_hook(partial(_quantise_input, *ranges[layer]))
+            if layer in inputs:
+                layer.register_forward_pre_hook(partial(_quantise_input, *inputs[layer]))
+            if layer in outputs and isinstance(layer, nn.Linear):
+                layer.register_forward_hook(partial(_quantise_output, *outputs[layer]))
     return simulated
 
 
@@ -55,24 +58,28 @@ def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, _ACTIVATION_LEVELS)
 
 
-def _ranges(
-    module: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Tensor]
-) -> dict[nn.Module, tuple[float, float]]:
-    """The least and the largest input of each layer over all batches."""
-    ranges: dict[nn.Module, tuple[float, float]] = {}
+def _ranges(module: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Tensor]) -> tuple[Ranges, Ranges]:
+    """The least and the largest input, and output, of each layer over all batches."""
+    input_ranges: Ranges = {}
+    output_ranges: Ranges = {}
 
-    def observe(layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        low, high = (float(bound) for bound in torch.aminmax(inputs[0]))
-        before = ranges.get(layer, (low, high))
-        ranges[layer] = (min(low, before[0]), max(high, before[1]))
+    def observe(layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> None:
+        for ranges, values in ((input_ranges, inputs[0]), (output_ranges, output)):
+            low, high = (float(bound) for bound in torch.aminmax(values))
+            before = ranges.get(layer, (low, high))
+            ranges[layer] = (min(low, before[0]), max(high, before[1]))
 
-    hooks = [layer.register_forward_pre_hook(observe) for layer in layers]
+    hooks = [layer.register_forward_hook(observe) for layer in layers]
     with torch.inference_mode():
         for x_BCHW in batches:
             module(x_BCHW)
     for hook in hooks:
         hook.remove()
-    return ranges
+    return input_ranges, output_ranges
+
+
+def _quantise_output(low: float, high: float, layer: nn.Module, inputs: tuple[Any, ...], output: Tensor) -> Tensor:
+    return quantised_activation(output, low, high)
 
 
 def _quantise_input(low: float, high: float, layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

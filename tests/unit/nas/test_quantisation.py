@@ -39,7 +39,7 @@ def test_simulated_quantisation_answers_as_the_runtime_does() -> None:
     model = quantise_int8(to_onnx(module, (3, 8, 8)), x.numpy())
     [runtime] = run_session(open_session(model), x.numpy())
     from_float32 = np.abs(runtime - float32).mean()
-    assert 0 < np.abs(runtime - simulated).mean() < 0.8 * from_float32
+    assert 0 < np.abs(runtime - simulated).mean() < 0.5 * from_float32
     errors = np.stack([(runtime - float32).ravel(), (simulated - float32).ravel()])
     assert np.corrcoef(errors)[0, 1] > 0.5
     assert (runtime.argmax(axis=1) == simulated.argmax(axis=1)).mean() > 0.9
