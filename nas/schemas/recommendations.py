@@ -172,7 +172,7 @@ def evidence_of(candidate: CandidateSchema, front: FrontSchema) -> list[str]:
         interval = f"{measurement.low_ms:.4g} to {measurement.high_ms:.4g} ms"
         lines.append(
             f"Measured on {device}: {measurement.median_ms:.4g} ms, 95 % interval {interval}, in {measurement.runs} "
-            f"runs, of which {measurement.undisturbed:.0%} of the chunks were undisturbed."
+            f"runs; {100 * measurement.undisturbed:.0f} % of the chunks were undisturbed."
         )
     if candidate.promised_ms is not None and measurement is not None and measurement.refused is None:
         outcome = {"verified": "kept, so it is verified", "violated": "broken"}.get(

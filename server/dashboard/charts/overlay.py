@@ -26,8 +26,10 @@ _LINES = ("solid", "dashed", "dotted")
 
 
 def overlaid_fronts(searches: Sequence[SearchSchema], fronts: Sequence[FrontSchema]) -> Options:
-    """The members of each front, joined where no other member of it beats them on these axes."""
-    axes = chart_axes(fronts[0], fronts[0].members, ChartSettings())
+    """The members of each front over the first cost that all fronts have (``common_metrics`` says whether there is
+    one), joined where no other member of it beats them on these axes."""
+    shared = next(o.objective for o in fronts[0].costs if all(o.metric in {c.metric for c in f.costs} for f in fronts))
+    axes = chart_axes(fronts[0], fronts[0].members, ChartSettings(x_objective=shared))
     x, y = axes.x, axes.y
     series = [
         _front(i, s, envelope(f.members, x, y), x.metric, y.metric)

@@ -23,9 +23,9 @@ def parallel_chart(candidates: Sequence[CandidateSchema], metrics: Sequence[str]
     range can be brushed on each axis."""
     complete = [c for c in candidates if all(name in c.metrics for name in metrics)][:MOST_LINES]
     groups = [
-        ("parallel.baseline", "Random", [c for c in complete if c.origin == "baseline"], BASELINE, 0.12),
-        ("parallel.search", "Search", [c for c in complete if c.origin == "search" and not c.on_front], SEARCH, 0.15),
-        ("parallel.front", "Front", [c for c in complete if c.origin == "search" and c.on_front], SEARCH, 0.95),
+        ("parallel.baseline", "Random", [c for c in complete if c.origin == "baseline"], BASELINE, 0.25),
+        ("parallel.search", "Search", [c for c in complete if c.origin == "search" and not c.on_front], SEARCH, 0.3),
+        ("parallel.front", "Front", [c for c in complete if c.origin == "search" and c.on_front], INK, 0.95),
     ]
     return {
         **base_options(),
@@ -37,6 +37,9 @@ def parallel_chart(candidates: Sequence[CandidateSchema], metrics: Sequence[str]
                 "name": METRICS[name].label + (f" ({METRICS[name].unit})" if METRICS[name].unit else ""),
                 "nameTextStyle": {"color": FAINT, "fontSize": 11, "width": 96, "overflow": "break"},
                 "scale": True,
+                "min": "dataMin",
+                "max": "dataMax",
+                "nameLocation": "start" if METRICS[name].goal == "min" else "end",
                 "inverse": METRICS[name].goal == "min",  # the better end is up
                 "axisLabel": {"color": FAINT, ":formatter": "v => +(+v).toPrecision(3)"},
                 "axisLine": {"lineStyle": {"color": GRID}},

@@ -33,9 +33,14 @@ class SearchCost:
 
 
 def common_metrics(fronts: Sequence[FrontSchema]) -> tuple[str, ...] | None:
-    """The metrics of the axes, if all fronts have the same; the device is another matter."""
-    axes = {tuple(o.metric for o in front.objectives) for front in fronts if front.members}
-    return next(iter(axes)) if len(axes) == 1 else None
+    """The metrics that are axes of all fronts, in the order of the first; None for fewer than two, or without the
+    quality of the first. The device is another matter."""
+    axes = [[o.metric for o in front.objectives] for front in fronts if front.members]
+    if not axes:
+        return None
+    shared = tuple(metric for metric in axes[0] if all(metric in others for others in axes))
+    quality = next(front.quality.metric for front in fronts if front.members)
+    return shared if len(shared) >= 2 and quality in shared else None
 
 
 def search_costs(searches: Sequence[SearchSchema], fronts: Sequence[FrontSchema]) -> list[SearchCost]:

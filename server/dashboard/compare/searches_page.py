@@ -94,8 +94,10 @@ def _draw(searches: tuple[SearchSchema, ...], fronts: tuple[FrontSchema, ...]) -
 
 def _draw_fronts(searches: Sequence[SearchSchema], fronts: Sequence[FrontSchema]) -> None:
     if common_metrics(fronts) is None:
-        text("The fronts have different axes, so no chart can hold them all.", "muted")
+        text("The fronts have no two axes in common, so no chart can hold them all.", "muted")
         return
+    if len({len(front.objectives) for front in fronts}) > 1:
+        text("Fronts of several objectives are projected on those that all have.", "small strong")
     chart = labelled_chart(overlaid_fronts(searches, fronts), "chart pareto", "The fronts of the searches")
     chart.on_point_click(_open_candidate)
     devices = dict.fromkeys(front.device or "the worst case of a fleet" for front in fronts)

@@ -196,8 +196,8 @@ def run_snippet(detail: CandidateDetailSchema, file_name: str) -> str:
     last = ".argmax(1)" if detail.class_recall and "test_accuracy" in detail.candidate.metrics else ""
     return (
         f"import onnxruntime  # after: unzip {file_name}\n"
-        'network = onnxruntime.InferenceSession("model.onnx")\n'
-        f'print(network.run(None, {{"image": images}})[0]{last})  # float32 (N, {channels}, {height}, {width}), 0..255'
+        'net = onnxruntime.InferenceSession("model.onnx")\n'
+        f'net.run(None, {{"image": images}})[0]{last}  # float32 (N, {channels}, {height}, {width}), 0..255'
     )
 
 

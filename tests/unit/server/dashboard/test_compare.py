@@ -60,8 +60,11 @@ def test_hypervolumes_share_one_box_and_a_smaller_front_has_less(nas: Client, se
     assert 0.0 == empty.volume < part.volume < whole.volume < 1.0
     assert whole.volume_per_hour == pytest.approx(whole.volume / (search.busy_seconds / 3600))
     three = nas.front(seeds.ids[THREE])
-    assert common_metrics([front, three]) is None
-    assert [cost.volume for cost in search_costs([search, search], [front, three])] == [None, None]
+    assert common_metrics([three, front]) == ("test_accuracy", "measured_ms")
+    assert all(cost.volume is not None for cost in search_costs([search, search], [front, three]))
+    other = front.model_copy(update={"objectives": [three.objectives[0], three.objectives[2]]})
+    assert common_metrics([front, other]) is None
+    assert [cost.volume for cost in search_costs([search, search], [front, other])] == [None, None]
 
 
 def test_overlaid_charts_have_a_line_for_each_search(nas: Client, seeds: Seeds) -> None:
