@@ -14,6 +14,7 @@ from tests.support.seeded_dashboard import FINISHED, THREE
 pytestmark = MARKS
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 expect = sync_api.expect
+CHART = "getElement(parseInt(document.querySelector('.pareto').id.slice(1))).chart"
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +80,16 @@ def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashb
 
 def test_bound_is_dragged(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
-    handle = page.locator('.pareto svg [fill="#8a4f9e"]')
-    handle.wait_for(state="attached")
+    page.wait_for_selector(".pareto svg path", state="attached")
     page.locator(".pareto").scroll_into_view_if_needed()
-    box = handle.bounding_box()
-    assert box is not None
-    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.wait_for_function(f"() => {CHART}.__boundHandle !== undefined")
+    x, y = page.evaluate(
+        f"""() => {{
+            const box = document.querySelector('.pareto').getBoundingClientRect();
+            const [left, top] = {CHART}.__boundHandle.split(',').map(Number);
+            return [box.x + left, box.y + top + 60];
+        }}"""
+    )
     page.mouse.move(x, y)
     page.mouse.down()
     page.mouse.move(x - 120, y, steps=6)
