@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,19 +27,7 @@ SLOW_MS = 50.0
 
 def examine(settings: Settings) -> Iterator[HealthCheckSchema]:
     """The results of all checks, one by one. Checks write nothing but a probe blob."""
-    for name, check in (
-        ("home", _home),
-        ("database", _database),
-        ("storage", _storage),
-        ("disk", _disk),
-        ("memory", _memory),
-        ("clock", _clock),
-        ("address", _address),
-        ("tokens", _tokens),
-        ("ray", _ray),
-        ("runtime", _runtime),
-        ("quiet", _quiet),
-    ):
+    for name, check in CHECKS.items():
         yield _run_check(name, check, settings)
 
 
@@ -212,3 +200,19 @@ def _quiet(_settings: Settings) -> HealthCheckSchema:
         words.append(f"clock rates vary ({', '.join(sorted(unsteady))}); `performance` gives steadier measurements")
     busy = load > cores
     return HealthCheckSchema(name="quiet", status="warning" if busy or unsteady else "ok", detail="; ".join(words))
+
+
+CHECKS: Mapping[str, Callable[[Settings], HealthCheckSchema]] = {
+    "home": _home,
+    "database": _database,
+    "storage": _storage,
+    "disk": _disk,
+    "memory": _memory,
+    "clock": _clock,
+    "address": _address,
+    "tokens": _tokens,
+    "ray": _ray,
+    "runtime": _runtime,
+    "quiet": _quiet,
+}
+"""The checks by name, in their order; docs/troubleshooting.md says what to do when one fails."""

@@ -13,9 +13,11 @@ from starlette.testclient import TestClient
 from nas.core.spec import SearchSpec
 from server.api.app import create_app
 from server.cli.app import COMMANDS
+from server.cli.doctor import CHECKS
 from server.help import add_help
 from server.settings import Settings
 from server.store.store import open_store
+from tests.support.paths import ROOT
 
 pytest.importorskip("mkdocs", reason="needs mkdocs-material, of the extra docs")
 
@@ -37,6 +39,11 @@ def test_reference_has_every_key_command_and_route(site: Path) -> None:
     assert "--install-completion" in commands
     routes = (site / "reference/rest/index.html").read_text()
     assert "GET /v1/searches/{id}/recommendation" in routes
+
+
+def test_every_check_of_the_doctor_has_a_remedy() -> None:
+    remedies = re.findall(r"^\| (\w+) \| (.+) \|$", (ROOT / "docs" / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert [name for name, _ in remedies if name != "check"] == list(CHECKS)
 
 
 def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
