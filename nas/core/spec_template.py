@@ -41,6 +41,7 @@ MEANINGS: dict[str, str] = {
     "supernet": "the id of a finished search whose trained supernet is used: no training",
     "retrain": "train the best networks alone afterwards, such as {epochs: 30}",
     "fleet": "several devices in place of one, such as {devices: [pi, server], front: each}",
+    "placement": "least shares of a network that a provider must run, such as {NnapiExecutionProvider: 0.9}",
     "references": "networks to compare the front with, such as [{name: ours, genes: [0, 1]}]",
 }
 """By key; empty where the name says it."""
@@ -61,7 +62,7 @@ def _lines(model: BaseModel, path: str, depth: int) -> list[str]:
     lines, indent = list[str](), "  " * depth
     for name in type(model).model_fields:
         value, key = getattr(model, name), f"{path}{name}"
-        comment = f"  # {MEANINGS[key]}" if MEANINGS[key] else ""
+        comment = f"  # {MEANINGS[key]}" if MEANINGS.get(key) else ""
         if isinstance(value, BaseModel) and any(known.startswith(f"{key}.") for known in MEANINGS):
             lines += [f"{indent}{name}:{comment}", *_lines(value, f"{key}.", depth + 1)]
         elif key == "objectives":
