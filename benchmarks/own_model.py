@@ -318,7 +318,7 @@ def _more(parser: argparse.ArgumentParser) -> None:
         "--samples": (40, "networks measured in onboarding"),
         "--adapt-images": (1200, "images on which a network is trained before it is scored"),
         "--evaluations": (32, "networks that are scored by the search, and by its baseline"),
-        "--networks": (6, "networks of search and baseline each that are retrained"),
+        "--networks": (8, "networks of search and baseline each that are retrained"),
         "--epochs": (12, "epochs of retraining each"),
         "--threads": (2, "threads of training and evaluation"),
     }

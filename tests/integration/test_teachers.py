@@ -230,14 +230,13 @@ def test_a_dry_run_measures_what_the_teacher_takes(
 
     monkeypatch.setattr(Teacher, "__call__", slow)
 
-    def cost(retrain: RetrainSpec, tuner: Tuner | None = None) -> StageCost:
-        p = searched(retrain, supernet)
+    def cost(tuner: Tuner | None = None) -> StageCost:
+        p = searched(RetrainSpec(**STILL, teacher="largest"), supernet)
         resources = Resources(blobs, RuleDevice(), lambda: now[0], tuner=tuner)
         return RetrainStage().estimate_cost(p, resources, SearchState())
 
-    assert cost(RetrainSpec(**STILL)).seconds == 0.0
-    taught = cost(RetrainSpec(**STILL, teacher="largest"))
     batches = len(problem().data.train) // 40
-    assert taught.seconds == pytest.approx(batches * 3.0)  # one after the other, networks share the answers
-    apart = cost(RetrainSpec(**STILL, teacher="largest"), run_sequentially)
-    assert apart.seconds == pytest.approx(2 * 2 * batches * 3.0)  # two networks of the search and of its baseline
+    assert cost().seconds == pytest.approx(batches * 3.0)  # one after the other, networks share the answers
+    assert cost(run_sequentially).seconds == pytest.approx(
+        2 * 2 * batches * 3.0
+    )  # two networks of the search and of its baseline
