@@ -69,8 +69,12 @@ def test_the_first_networks_are_those_that_distort_least_for_their_cost(
     networks = SensitivityResult.require(state.finished).networks
     assert len(networks) >= 3
     scored = [c.arch.genes for c in state.of("search")]
-    assert scored[: len(networks)] == list(networks)
+    result = SensitivityResult.require(state.finished)
+    derived = [*result.networks, *result.scaled]
+    assert set(scored[: len(derived)]) == set(derived)
     p = compress_problem()
+    macs_N = p.space.costs(np.array(derived))["macs"]
+    assert p.space.costs(np.array(scored[:1]))["macs"][0] == np.sort(macs_N)[len(derived) // 2]  # from the middle on
     distortions = measured_distortions(p.space, state)
     assert distortions is not None
     genes_NG = np.array(networks)
@@ -170,7 +174,9 @@ def test_cuts_are_measured_no_longer_than_the_time_limit(tmp_path: Path) -> None
     [warning] = [e.message for e in events if isinstance(e, Warned) and e.stage == "sensitivity"]
     assert "cuts: what there is so far is verified and exported" in warning
     assert sum(isinstance(e, Checkpoint) for e in events) == 2  # the order, and one batch of cuts
-    assert [c.arch.genes for c in state.of("search")] == list(result.scaled)[:2]
+    scored = [c.arch.genes for c in state.of("search")]
+    assert len(scored) == 2
+    assert set(scored) <= set(result.scaled)
     assert front_of(NO_TRAINING, state).members
 
 
