@@ -25,6 +25,7 @@ from nas.core.events import (
     Event,
     Exported,
     HypervolumeAt,
+    InputRefused,
     Measured,
     MeasurementsWanted,
     Progress,
@@ -150,6 +151,7 @@ events: st.SearchStrategy[Event] = st.one_of(
     st.builds(DataRead, accounts),
     st.builds(ClassRecall, archs, st.lists(st.none() | numbers, max_size=3).map(tuple)),
     st.builds(Concluded, st.lists(st.builds(Conclusion, st.just("chance_level"), texts), max_size=2).map(tuple)),
+    st.builds(InputRefused, texts),
 )
 logs = st.lists(events, max_size=12)
 
@@ -164,7 +166,7 @@ def test_an_event_comes_back_from_json_as_it_was(event: Event) -> None:
 
 def test_every_kind_of_event_is_generated_and_has_its_own_name() -> None:
     kinds = [t.kind for t in get_args(Event)]
-    assert len(set(kinds)) == len(kinds) == 16
+    assert len(set(kinds)) == len(kinds) == 17
 
 
 @given(logs)
