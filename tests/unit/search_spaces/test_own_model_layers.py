@@ -13,7 +13,7 @@ from nas.core.layers import Layer, OperatorLayer
 from nas.spaces.layer_onnx import layer_to_onnx
 from nas.testing.search_spaces import extremes_and_random
 from predictors.families.graph import GraphNetwork
-from predictors.families.layer_lut import distinct_layers, every_layer, table_of, to_measure
+from predictors.families.layer_lut import distinct_layers, table_of, to_measure
 from search_spaces.own_model.space import OwnModel
 from tests.support.parents import own_model
 
@@ -53,7 +53,8 @@ def test_layers_have_the_names_of_modules_and_take_up_what_follows() -> None:
 
 def test_an_opaque_layer_cannot_be_timed_alone() -> None:
     space = own_model("opaque")
-    [layer] = [layer for layer in every_layer(space).values() if layer.op == "opaque"]
+    parent = as_archs(space.id, space.parent_genes()[None])
+    [layer] = [layer for layer in distinct_layers(space, parent).values() if layer.op == "opaque"]
     with pytest.raises(Exception, match=r"an operation 'opaque' \('aten\.sort\.default'\) cannot be cut out"):
         layer_to_onnx(layer)
 
@@ -69,10 +70,10 @@ def _latencies(space: OwnModel, n: int) -> tuple[np.ndarray, np.ndarray]:
 
 def test_latencies_are_composed_of_those_of_layers() -> None:
     space = own_model("mobilenet_v2")
-    layers = every_layer(space)
+    genes, latency_ms = _latencies(space, 60)
+    layers = distinct_layers(space, as_archs(space.id, genes))
     singles = [0.02 if layer is None else 0.02 + _latency_ms([layer]) for layer in to_measure(layers)]
     table = table_of(layers, singles)
-    genes, latency_ms = _latencies(space, 60)
     np.testing.assert_allclose(table.sum_ms(space, genes), 0.02 + latency_ms)
     model = table.fit_networks(space, genes[:40], latency_ms[:40])
     predicted = model.predict(model.inputs(space, genes[40:])).mean_ms
