@@ -34,6 +34,7 @@ MEANINGS: dict[str, str] = {
     "resources": "what the search takes of one machine",
     "resources.cpus": "",
     "resources.gpus": "",
+    "resources.ranks": "processes that train one supernet together; null: one for each GPU, or one",
     "resources.memory_gb": "set aside for it; null: not counted",
     "resources.labels": "of machines that it may run on, such as {gpu: a100}",
     "resources.max_hours": "on workers, after which it ends with the front so far; null: no limit",
@@ -41,6 +42,7 @@ MEANINGS: dict[str, str] = {
     "supernet": "the id of a finished search whose trained supernet is used: no training",
     "retrain": "train the best networks alone afterwards, such as {epochs: 30}",
     "fleet": "several devices in place of one, such as {devices: [pi, server], front: each}",
+    "precision": "of the models that are scored, verified and exported: float32 or int8",
     "placement": "least shares of a network that a provider must run, such as {NnapiExecutionProvider: 0.9}",
     "references": "networks to compare the front with, such as [{name: ours, genes: [0, 1]}]",
 }

@@ -80,6 +80,7 @@ def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashb
 
 def test_bound_is_dragged(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
+    expect(page.locator(".recommended")).to_be_visible()  # which moves the chart down
     page.wait_for_selector(".pareto svg path", state="attached")
     page.locator(".pareto").scroll_into_view_if_needed()
     page.wait_for_function(f"() => {CHART}.__boundHandle !== undefined")
