@@ -35,7 +35,7 @@ from search_spaces.mobilenet_v3.space import build
 
 BATCHES = {32: 32, 64: 16, 128: 8}  # images of a step, by pixels
 SUBNETS = {"largest": 1, "one": 1, "four": 4}
-CLASSES = 10
+CLASSES = 100
 RETRAINED_PIXELS, RETRAINED_BATCH = 64, 32
 # MobileNetV3-Large in the space: kernels and expansions of each block of its five stages.
 LARGE = (
