@@ -43,7 +43,7 @@ from nas.core.errors import HwnasError
 
 QUERIES, FRONT_QUERIES = (50, 100, 150), (50, 100, 200)
 SEARCHES: Mapping[str, Search] = {"bayesian": by_model, "evolution": by_evolution, "random": by_chance}
-PEER_QUERIES, PEER_SEEDS, PEER_DEVICES = (50, 100), 3, ("pixel3", "titan_rtx_32")
+PEER_QUERIES, PEER_SEEDS, PEER_DEVICES = (50, 100), 2, ("pixel3",)
 
 
 @dataclass(frozen=True)
