@@ -14,7 +14,6 @@ from tests.support.seeded_dashboard import FINISHED, THREE
 pytestmark = MARKS
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 expect = sync_api.expect
-CHART = "getElement(parseInt(document.querySelector('.pareto').id.slice(1))).chart"
 
 
 @pytest.fixture(scope="module")
@@ -76,26 +75,6 @@ def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashb
     expect(chart).to_contain_text("Parameters (exact)")
     page.get_by_role("switch", name="Log across").click()
     expect(chart).to_contain_text("Parameters (exact)")
-
-
-def test_bound_is_dragged(page: Any, dashboard: ServedDashboard, finished: str) -> None:
-    page.goto(f"{dashboard.url}/searches/{finished}")
-    expect(page.locator(".recommended")).to_be_visible()  # which moves the chart down
-    page.wait_for_selector(".pareto svg path", state="attached")
-    page.locator(".pareto").scroll_into_view_if_needed()
-    page.wait_for_function(f"() => {CHART}.__boundHandle !== undefined")
-    x, y = page.evaluate(
-        f"""() => {{
-            const box = document.querySelector('.pareto').getBoundingClientRect();
-            const [left, top] = {CHART}.__boundHandle.split(',').map(Number);
-            return [box.x + left, box.y + top + 60];
-        }}"""
-    )
-    page.mouse.move(x, y)
-    page.mouse.down()
-    page.mouse.move(x - 120, y, steps=6)
-    page.mouse.up()
-    expect(page.get_by_text(re.compile("members remain"))).to_be_visible()
 
 
 @pytest.mark.parametrize("path", ["/", "/searches/{finished}", "/compare/searches", "/compare/networks"])

@@ -12,7 +12,6 @@ from nas.schemas.candidates import CandidateSchema, FrontSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard.chart_view import labelled_chart, replace_options
 from server.dashboard.charts.axes import ChartAxes, ChartSettings, Evidence, chart_axes, metric_kinds
-from server.dashboard.charts.bound_handle import draggable_bound
 from server.dashboard.charts.pareto import pareto_chart
 from server.dashboard.elements import div, heading, kind_chip, text
 from server.dashboard.front_text import front_caption, limit_text
@@ -75,8 +74,6 @@ class FrontCard:
             self._chart.on_point_click(self._open_candidate)
             text(front_caption(front, axes, settings), "small muted")
             self._draw_options(axes)
-            if axes.x.goal == "min":
-                draggable_bound(self._chart, self._try_bound)
 
     def _draw_head(self, search: SearchSchema, front: FrontSchema, axes: ChartAxes) -> None:
         settings = self._settings
@@ -100,7 +97,7 @@ class FrontCard:
             focus.on_value_change(lambda e: self._change(focus=e.value))
 
     def _draw_options(self, axes: ChartAxes) -> None:
-        """Other metrics on the axes, logarithms, and a bound to try: by keyboard as well as by dragging."""
+        """Other metrics on the axes, logarithms, and a bound to try."""
         settings = self._settings
         names = {name: METRICS[name].label for name in metric_kinds(self._candidates)}
         with div("fold", "details") as fold:
@@ -124,7 +121,6 @@ class FrontCard:
                     )
                     bound.props("outlined dense clearable debounce=400").classes("decision")
                     bound.on_value_change(lambda e: self._change(limit=e.value or None))
-                    self._limit_field = bound
         assert self._front is not None
         self._limit_text = text(limit_text(self._front, axes, settings.limit), "small strong").props('role="status"')
 
@@ -140,9 +136,6 @@ class FrontCard:
         if settings != self._settings:
             self._settings = settings
             self._draw()
-
-    def _try_bound(self, limit: float) -> None:
-        self._limit_field.set_value(float(f"{limit:.4g}"))
 
     def _open_candidate(self, event: events.EChartPointClickEventArguments) -> None:
         if isinstance(event.data, dict) and "arch" in event.data:
