@@ -184,7 +184,7 @@ def test_the_front_of_an_old_log_is_that_of_the_new() -> None:
 def test_results_round_trip_through_json(stage: str) -> None:
     cls = {"warm_up": TrainResult, "train": SubSupernetsResult}.get(stage) or RESULTS[stage]
     result = cls.require(OLD, stage)
-    record = result.to_json()
+    record = {k: v for k, v in result.to_json().items() if k in OLD[stage] or v != []}  # lists that are new are empty
     assert record == {k: v for k, v in OLD[stage].items() if v is not None and k != "unread"}
     assert cls.require({stage: record}, stage) == result
 
