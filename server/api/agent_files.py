@@ -14,7 +14,12 @@ from server.api.errors import responses
 router = APIRouter(tags=["agents"])
 
 
-@router.get("/agent/", summary="How to install the agent", response_class=PlainTextResponse)
+@router.get(
+    "/agent/",
+    summary="How to install the agent",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}}},
+)
 def get_agent_instructions(request: Request) -> PlainTextResponse:
     """The commands that make a machine a device, with the address by which this request came."""
     address = str(request.base_url).rstrip("/")

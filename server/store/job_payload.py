@@ -24,9 +24,9 @@ from nas.core.jobs import (
 )
 from nas.core.metrics import METRICS
 from nas.core.model_spec import ModelSpec
-from nas.core.predictor_card import PredictorCard
 from nas.core.runtimes import Precision
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
+from server.store.mapping import card_of
 from server.store.measurements import agent_results
 from server.store.models import DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.onboardings import agent_of
@@ -81,9 +81,7 @@ def _search_payload(session: Session, job: Job) -> SearchPayload:
         spec=spec,
         search_id=job.id if job.kind == "search" else "",
         devices=tuple(
-            DevicePayload(
-                name, p.profile, PredictorBlob(p.family, p.blob), p.id, PredictorCard.from_json(p.card).excluded
-            )
+            DevicePayload(name, p.profile, PredictorBlob(p.family, p.blob), p.id, card_of(p).excluded)
             for name, p in zip(spec.devices, predictors, strict=True)
         ),
         energy=energy_of(session, predictors[0]) if single else None,  # energy is not predicted by device

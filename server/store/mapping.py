@@ -101,6 +101,11 @@ def artifact_schema(row: ArtifactRow) -> ArtifactSchema:
     )
 
 
+def card_of(row: PredictorRow) -> PredictorCard:
+    """The stored card of a predictor; the first versions of cards left the family to the row."""
+    return PredictorCard.from_json({"family": row.family, **row.card})
+
+
 def card_schema(row: PredictorRow) -> PredictorCardSchema:
     """The card of a predictor."""
     row_fields = {
@@ -110,7 +115,7 @@ def card_schema(row: PredictorRow) -> PredictorCardSchema:
         "space": row.space_id,
         "family": row.family,
     }
-    card = PredictorCard.from_json(row.card)
+    card = card_of(row)
     return PredictorCardSchema.model_validate(
         {
             **vars(card),

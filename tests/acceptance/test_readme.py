@@ -147,7 +147,9 @@ def test_every_command_of_the_readme_works(tmp_path: Path, steady: bool) -> None
 
 def own_search(shell: Shell) -> None:
     """The section about a search of one's own."""
-    [[again, make_images, check, add, dry_run, submit, listing, front, pull, extend]] = commands("Your own search")
+    [[again, make_images, check, add, dry_run, submit, listing, front, recommend, pull, extend]] = commands(
+        "Your own search"
+    )
     assert f"{again} && " == shell.activation
     shell.run(make_images)
     assert "1797 images in 10 classes" in shell.run(check)
@@ -163,6 +165,7 @@ def own_search(shell: Shell) -> None:
     assert "succeeded" in shell.run(submit)
     search_id = shell.run(listing).splitlines()[2].split()[0]
     assert "Pareto front" in shell.run(front, {"ID": search_id})
+    assert "Download it: nas pull" in shell.run(recommend, {"ID": search_id})
     [archive] = shell.run(pull, {"ID": search_id}).split()
     assert (shell.folder / archive).is_file()
     assert "succeeded" in shell.run(extend, {"ID": search_id})

@@ -27,6 +27,7 @@ LOOPBACK_HEADERS = {"Host": "127.0.0.1"}
 # A valid body may name what does not exist, so not every valid body is accepted.
 UNPROMISED = [positive_data_acceptance]
 ANY_HEALTH = list(HealthCheck)
+TOO_EARLY = {"/v1/searches/{id}/importance"}  # needs more networks than the search of this test has
 
 
 @pytest.fixture
@@ -106,7 +107,9 @@ def test_every_link_leads_somewhere(store: Store, tmp_path: Path) -> None:
                     body = api.get(source.format(**parameters)).json()
                     values = {name: pointed(body, text, parameters) for name, text in link["parameters"].items()}
                     if method == "get" and None not in values.values():
-                        assert api.get(target.format(**values)).status_code == 200, (source, target)
+                        response = api.get(target.format(**values))
+                        too_early = target in TOO_EARLY and "expected at least" in response.text
+                        assert too_early or response.status_code == 200, (source, target)
                         followed.add(target)
     assert {"/v1/searches/{id}", "/v1/searches/{id}/front", "/v1/devices/{name}", "/v1/predictors/{id}"} <= followed
 

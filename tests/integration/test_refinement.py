@@ -50,7 +50,7 @@ from nas.core.spec import (
 )
 from nas.core.tasks import TaskScores
 from nas.engine import run_search
-from nas.stages import explore, refine, verify
+from nas.stages import explore, precision, refine, verify
 from nas.stages.estimate import EstimateStage
 from nas.stages.explore import ExploreStage
 from nas.stages.fronts import front_of
@@ -124,6 +124,9 @@ class RecordingDevice:
 class Scores:
     """Subnets whose accuracy is a rule: larger is better, with a twist of each network's own."""
 
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+
     def cut(self, arch: Arch, origin: Origin = "search") -> Arch:
         return arch
 
@@ -141,8 +144,8 @@ class Scores:
 @pytest.fixture(autouse=True)
 def _no_supernet(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (explore, refine, verify):
-        monkeypatch.setattr(module, "load_subnets", lambda *_, **__: Scores())
-    monkeypatch.setattr(verify, "to_onnx", lambda *_: b"")
+        monkeypatch.setattr(module, "load_subnets", lambda problem, *_, **__: Scores(problem))
+    monkeypatch.setattr(precision, "to_onnx", lambda *_: b"")
 
 
 def bound_ms() -> float:
@@ -192,8 +195,8 @@ def refined_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Event
     folder = tmp_path_factory.mktemp("blobs")
     with pytest.MonkeyPatch.context() as patch:
         for module in (explore, refine, verify):
-            patch.setattr(module, "load_subnets", lambda *_, **__: Scores())
-        patch.setattr(verify, "to_onnx", lambda *_: b"")
+            patch.setattr(module, "load_subnets", lambda problem, *_, **__: Scores(problem))
+        patch.setattr(precision, "to_onnx", lambda *_: b"")
         return durable(list(run(folder, problem()))), folder
 
 

@@ -367,7 +367,7 @@ def run_fake_job(
     yield [encode(StageStarted("train", 0, 1))]
     if act == "chatty":
         for i in range(50_000):
-            yield [encode(Checkpoint("train", i, "0" * 64) if i % 1000 == 0 else Progress("train", i, 50_000))]
+            yield [encode(Checkpoint("train", i, "0" * 64) if i % 1000 == 0 else Progress("train", i + 1, 50_000))]
     if act == "sleep":
         yield [encode(Progress("train", 0, 3, values={"pid": os.getpid()}))]
         for _ in range(40):

@@ -50,6 +50,6 @@ def tasks(service: ServiceOptions) -> None:
 
 @service_command
 def runtimes(service: ServiceOptions) -> None:
-    """List runtimes that devices can name."""
+    """List what can run networks on a device."""
     with service.connect() as nas:
         render.out(nas.runtimes(), service.json_output, render.runtimes)

@@ -10,12 +10,11 @@ from sqlalchemy.orm import Session
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import NotFound
-from nas.core.predictor_card import PredictorCard
 from nas.core.spec import DeviceSpec
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 from server.store.cursors import utc
 from server.store.database import reading
-from server.store.mapping import card_schema
+from server.store.mapping import card_of, card_schema
 from server.store.models import Job, PredictorRow, ReadingRow
 from server.store.predictor_lookup import find_predictor, versions_before
 from server.store.readers.base import Reader, require_device
@@ -103,7 +102,7 @@ class PredictorReader(Reader):
                     spearman=card.spearman,
                     coverage=card.coverage,
                 )
-                for row, card in ((row, PredictorCard.from_json(row.card)) for row in rows)
+                for row, card in ((row, card_of(row)) for row in rows)
             ]
 
     def onboarded_device(self, device: str, space_id: str) -> OnboardedDevice | None:

@@ -82,7 +82,7 @@ def test_images_are_slim_unprivileged_pinned_and_checked(path: Path) -> None:
     assert arguments(path, "USER")[-1] not in ("root", "0")
     assert "HEALTHCHECK" in last_stage
     installs = [arguments_text for arguments_text in arguments(path, "RUN") if "pip install" in arguments_text]
-    assert len(installs) == 2
+    assert len(installs) == (3 if "docs" in {name for _, _, name in stages} else 2)
     assert all("constraints.txt" in arguments_text for arguments_text in installs)
     assert "torch==" in installs[0]  # torch first, so that nothing pulls in another build
     assert re.search(r"^torch==[\d.]+$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
