@@ -132,6 +132,7 @@ def test_two_ranks_train_as_one(cluster: RayCluster, folder: Path, of_one_rank: 
         torch.testing.assert_close(value, of_one_rank[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_a_dead_rank_costs_no_more_than_an_interval(
     cluster: RayCluster, folder: Path, of_one_rank: Mapping[str, torch.Tensor]
 ) -> None:
@@ -146,6 +147,7 @@ def test_a_dead_rank_costs_no_more_than_an_interval(
         torch.testing.assert_close(value, of_one_rank[name], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.long
 def test_an_error_of_any_rank_ends_the_training(cluster: RayCluster, folder: Path) -> None:
     events, outcome = run_on_ranks(cluster, folder, "refuse")
     assert (outcome.status, outcome.message) == ("failed", "expected something else")

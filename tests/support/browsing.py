@@ -114,5 +114,5 @@ def watched(context: Any) -> Iterator[Any]:
     watch.page.on("request", watch.request)
     yield watch.page
     watch.page.close()
-    assert watch.errors == []
+    assert watch.errors == [], watch.errors
     assert watch.outside == []

@@ -28,6 +28,7 @@ def test_retraining_is_compared_by_macs() -> None:
     assert steps.ours() > 0
 
 
+@pytest.mark.long
 def test_what_needs_a_gpu_runs_on_a_cpu() -> None:
     figures = gpu.measure("cpu", gpu.TINY, "none", compiled=False)
     assert figures["left_out"] == []
