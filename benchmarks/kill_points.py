@@ -118,7 +118,7 @@ def _training() -> bool:
 
 def _train(module: Any) -> None:
     """In the middle of an epoch, after a checkpoint."""
-    train = module.train
+    train = module.run_training
 
     def stepped(*args: Any, **named: Any) -> Iterator[Any]:
         checkpointed = False
@@ -130,7 +130,7 @@ def _train(module: Any) -> None:
             else:
                 checkpointed = True
 
-    module.train = stepped
+    module.run_training = stepped
 
 
 def _export(module: Any) -> None:
