@@ -10,6 +10,9 @@ write anything. Prints ``cases``, ``survived``, ``lost``, ``doubled`` and ``fenc
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
 import os
 import shutil
 import signal
@@ -19,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +37,7 @@ from benchmarks.kill_points import FOLDER, POINT
 from nas.client import Client, UnexpectedAnswer, Unreachable
 from nas.core.errors import HwnasError
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
-from nas.schemas.candidates import CandidateSchema
+from nas.schemas.candidates import ArtifactSchema, CandidateSchema
 from tests.support.databases import postgres_missing, postgres_server
 
 T = TypeVar("T")
@@ -356,7 +360,7 @@ def _end(url: str, search_id: str) -> End:
         candidates = client.candidates(search_id, limit=1000, order="position").items
         front = client.front(search_id)
         events = client.events(search_id, limit=1000).items
-        artifacts = client.artifacts(search_id)
+        exports = {(a.arch, a.name): _content(client, a) for a in client.artifacts(search_id)}
     counts: Counter[Any] = Counter()
     for event in events:
         body = event.body
@@ -368,9 +372,21 @@ def _end(url: str, search_id: str) -> End:
         status=status,
         front=tuple((_key(p), sorted((k, m.value) for k, m in p.metrics.items())) for p in front.members),
         points={_key(p): (sorted((k, m.value) for k, m in p.metrics.items()), p.status) for p in candidates},
-        exports={(a.arch, a.name): a.sha256 for a in artifacts},
+        exports=exports,
         counts=counts,
     )
+
+
+def _content(client: Client, artifact: ArtifactSchema) -> dict[str, str]:
+    """The sha256 of every file of a package, of its manifest without the id of the search, which differs."""
+    with tempfile.TemporaryDirectory(prefix="hwnas-kill-") as folder:
+        package = client.download(artifact, Path(folder) / "package.zip").read_bytes()
+    with zipfile.ZipFile(io.BytesIO(package)) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    manifest = json.loads(contents["manifest.json"])
+    manifest["search"].pop("id")
+    contents["manifest.json"] = json.dumps(manifest).encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
 def _key(point: CandidateSchema) -> tuple[str, str]:
