@@ -53,7 +53,8 @@ def local_copy(url: str, cache: Path | None = None) -> Path:
 def fingerprint(path: Path) -> str:
     """Changes when a file at or below a path does, by names, sizes and times of change."""
     digest, root = hashlib.sha256(), str(path)
-    for entry in [root] if path.is_file() else sorted(_entries(path)):
+    visible = (file for file in files_below(path) if not file.rpartition("/")[2].startswith("."))
+    for entry in [root] if path.is_file() else sorted(visible):
         status = _status(entry)
         digest.update(
             f"{entry.removeprefix(root)}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape")
@@ -114,12 +115,12 @@ def _delete_others(target: Path, places: set[Path]) -> None:
             path.unlink()
 
 
-def _entries(root: Path) -> Iterator[str]:
-    """All visible files below a folder, each folder once though links lead in circles."""
+def files_below(root: Path) -> Iterator[str]:
+    """The paths of all files below a folder, each folder once though links lead in circles."""
     visited: set[str] = set()
     for folder, folders, names in os.walk(root, followlinks=True):
         if (real := os.path.realpath(folder)) in visited:
             folders.clear()
             continue
         visited.add(real)
-        yield from (f"{folder}/{name}" for name in names if not name.startswith("."))
+        yield from (f"{folder}/{name}" for name in names)

@@ -38,20 +38,14 @@ def identify(target: RuntimeTarget) -> RuntimeIdentity:
 
 def load(model: bytes, execution: Execution) -> LoadedModel:
     """Raises MeasurementRefused for a model that OpenVINO cannot compile for the device."""
-    compiled = _compiled(model, execution)
-    request = compiled.create_infer_request()
-    for port, values in _inputs(compiled).items():
-        request.set_tensor(port, _package().Tensor(values))
-    return LoadedModel(request.infer)
+    return LoadedModel(_request(_compiled(model, execution)).infer)
 
 
 def report(model: bytes, execution: Execution) -> RuntimeReport:
     """Nodes and their times from OpenVINO's performance counters; the device of each operator from the compiled model,
     where several devices share it."""
     compiled = _compiled(model, execution, profiled=True)
-    request = compiled.create_infer_request()
-    for port, values in _inputs(compiled).items():
-        request.set_tensor(port, _package().Tensor(values))
+    request = _request(compiled)
     runs = []
     for _ in range(1 + PROFILED_RUNS):
         request.infer()
@@ -134,6 +128,14 @@ def _compiled(model: bytes, execution: Execution, profiled: bool = False) -> Any
         return core.compile_model(network, provider, {k: v for k, v in options.items() if k in supported})
     except RuntimeError as error:
         raise MeasurementRefused(f"OpenVINO cannot run the model on {provider}: {error}") from error
+
+
+def _request(compiled: Any) -> Any:
+    """A request that is ready to run, on random images."""
+    request = compiled.create_infer_request()
+    for port, values in _inputs(compiled).items():
+        request.set_tensor(port, _package().Tensor(values))
+    return request
 
 
 def _inputs(compiled: Any) -> dict[Any, NDArray[np.generic]]:

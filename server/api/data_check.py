@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
@@ -20,7 +19,7 @@ from nas.core import registry
 from nas.core.errors import InvalidData
 from nas.core.ports import ImageShape
 from nas.core.spec import DataSpec
-from nas.datasets.cache import is_url
+from nas.datasets.cache import files_below, is_url
 from nas.datasets.check import REPORT, REQUEST, CheckRequest, DataReport
 
 CHECK_SECONDS = 20.0
@@ -110,21 +109,10 @@ def _fingerprint(path: Path) -> str:
     A folder with too many files for a look at each, such as a home folder by mistake, counts as changed every minute.
     """
     digest = hashlib.sha256()
-    entries = [path] if path.is_file() else list(islice(_entries(path), MAX_ENTRIES + 1))
+    entries = [path] if path.is_file() else list(map(Path, islice(files_below(path), MAX_ENTRIES + 1)))
     if len(entries) > MAX_ENTRIES:
         return f"more than {MAX_ENTRIES} files, in minute {time.time() // 60:.0f}"
     for entry in sorted(entries):
         status = entry.stat() if entry.exists() else entry.lstat()
         digest.update(f"{entry}\0{status.st_size}\0{status.st_mtime_ns}\0".encode(errors="surrogateescape"))
     return digest.hexdigest()
-
-
-def _entries(root: Path) -> Iterator[Path]:
-    """All files below a folder, each folder once though links lead in circles."""
-    visited: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
-        if (real := os.path.realpath(folder)) in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        yield from (Path(folder) / name for name in names)

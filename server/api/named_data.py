@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Body, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Request, Response
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from nas.core import registry
 from nas.core.access import Principal
-from nas.core.errors import InvalidInput, InvalidSpec, NotFound, UnknownName
+from nas.core.errors import InvalidSpec, NotFound, UnknownName
 from nas.core.spec import DataSpec
 from nas.datasets.check import DataReport
 from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBody, NamedDataSchema
@@ -20,18 +17,13 @@ from server.api.access import CurrentPrincipal
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_with_samples
 from server.api.errors import responses
+from server.api.file_body import FILE_BODY, received_file
 from server.api.uploads import delete_unused, delete_upload, store_upload
 from server.api.validate import check_data_path
 from server.store.named_data import CheckedData
 from server.store.store import Store
 
 _EXAMPLE = {"name": "signs", "data": {"name": "folder", "path": "/data/signs", "params": {"image_size": 64}}}
-_FILE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 router = APIRouter(tags=["data"])
 
@@ -62,7 +54,7 @@ def resolve(data: DataSpec, store: Store, principal: Principal) -> DataSpec:
     "/data-files",
     status_code=201,
     summary="Upload a data set",
-    openapi_extra=_FILE_BODY,
+    openapi_extra=FILE_BODY,
     responses=responses(400, 408, 413, 415, 507),
 )
 async def upload_data_file(
@@ -72,16 +64,7 @@ async def upload_data_file(
 ) -> DataFileSchema:
     """A zip file of images in folders of their classes, or a NumPy archive, of up to 2 GiB. A data set names the `path`
     of the response; an upload without a name is deleted after a day."""
-    with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
-        path = Path(folder) / "file"
-        with path.open("wb") as file:
-            try:
-                async for part in request.stream():
-                    await run_in_threadpool(file.write, part)
-            except ClientDisconnect:
-                raise HTTPException(400, f"the file broke off after {file.tell():,} bytes") from None
-        if path.stat().st_size == 0:
-            raise InvalidInput("expected a file, got an empty body")
+    async with received_file(request) as path:
         uploads, queries = context.settings.uploads, context.store.queries
         await run_in_threadpool(delete_unused, uploads, queries.is_data_used)
         return await run_in_threadpool(store_upload, path, filename, uploads)

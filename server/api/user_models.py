@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter, Body, HTTPException, Request, Response
+from fastapi import APIRouter, Body, Request, Response
 from fastapi.sse import EventSourceResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect
 
 from nas.core.entry_points import CONCEPTS, installed
-from nas.core.errors import Conflict, InvalidInput, InvalidSpec, UnknownName
+from nas.core.errors import Conflict, InvalidSpec, UnknownName
 from nas.core.model_spec import FileSource, ModelSpec, PackageSource
 from nas.models.intake import IntakeReport
 from nas.models.stored import intake_stages
@@ -23,6 +20,7 @@ from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
 from server.api.errors import responses
 from server.api.event_log import EventLog
+from server.api.file_body import FILE_BODY, received_file
 from server.api.named_data import resolve
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
 from server.api.validate import check_data_path
@@ -33,12 +31,6 @@ _EXAMPLE = {
     "source": {"kind": "file", "blob": "0" * 64, "filename": "signs.pt2"},
     "preprocessing": {"mean": [123.7, 116.3, 103.5], "std": [58.4, 57.1, 57.4]},
 }
-_FILE_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
-    }
-}
 
 router = APIRouter(tags=["models"])
 
@@ -47,22 +39,14 @@ router = APIRouter(tags=["models"])
     "/model-files",
     status_code=201,
     summary="Upload a file of a model",
-    openapi_extra=_FILE_BODY,
+    openapi_extra=FILE_BODY,
     responses=responses(400, 408, 413, 415, 507),
 )
 async def upload_model_file(request: Request, store: CurrentStore) -> UploadSchema:
     """A `.pt2` or `.onnx` file of up to 2 GiB, which is stored and not opened. A model names the `blob` of the
     response; a file without a model is deleted after a day."""
-    with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
-        path = Path(folder) / "file"
-        with path.open("wb") as file:
-            try:
-                async for part in request.stream():
-                    await run_in_threadpool(file.write, part)
-            except ClientDisconnect:
-                raise HTTPException(400, f"the file broke off after {file.tell():,} bytes") from None
-        if (size_bytes := path.stat().st_size) == 0:
-            raise InvalidInput("expected a file, got an empty body")
+    async with received_file(request) as path:
+        size_bytes = path.stat().st_size
         return UploadSchema(blob=await run_in_threadpool(store.blobs.put_file, path), size_bytes=size_bytes)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
+from nas.core.metrics import share_interval
 from nas.schemas.candidates import CandidateSchema
 from server.dashboard.charts.axes import ChartAxes
 from server.dashboard.charts.options import Datum, Series
 
-_Z = 1.959964  # of a normal distribution, two-sided 95 %
 _ALONG_X = """(params, api) => {
   const [low, high] = [2, 3].map(i => api.coord([api.value(i), api.value(1)]));
   const line = (x1, y1, x2, y2) => ({type: 'line', shape: {x1, y1, x2, y2}, style: {stroke: 'COLOUR', lineWidth: 1.2}});
@@ -64,14 +63,6 @@ def quality_intervals(
             assert test_images is not None
             data.append(datum | {"value": [*datum["value"], *share_interval(datum["value"][1], test_images)]})
     return _bars(series_id, name, data, _ALONG_Y.replace("COLOUR", colour), {"x": 0, "y": [1, 2, 3]})
-
-
-def share_interval(percent: float, images: int) -> tuple[float, float]:
-    """The 95 % interval of a share of so many images, in % (Wilson, "Probable inference", 1927)."""
-    p, z2 = percent / 100.0, _Z * _Z
-    centre = (p + z2 / (2 * images)) / (1 + z2 / images)
-    half = _Z * math.sqrt(p * (1 - p) / images + z2 / (4 * images * images)) / (1 + z2 / images)
-    return 100.0 * max(0.0, centre - half), 100.0 * min(1.0, centre + half)
 
 
 def _bars(series_id: str, name: str, data: list[Datum], render: str, encode: dict[str, object]) -> Series:

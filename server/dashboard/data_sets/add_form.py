@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path, PurePath
 
-from nicegui import events, ui
+from nicegui import ui
 
 from nas.client import Client
 from nas.core import registry
-from nas.core.errors import HwnasError, InvalidInput
+from nas.core.errors import HwnasError
 from nas.core.spec import DataSpec, parse_spec
 from nas.core.tasks import DEFAULT_TASK, task_names
 from nas.datasets.check import usual_name
-from nas.schemas.named_data import DataFileSchema, NamedDataBody
+from nas.schemas.named_data import NamedDataBody
 from server.dashboard.elements import div, heading, text
+from server.dashboard.file_field import FileField
 from server.dashboard.memoized_view import problem_view
 from server.dashboard.service_calls import call_service
 
@@ -27,7 +27,6 @@ class DataForm:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._uploaded: DataFileSchema | None = None
         with div("card stack"):
             heading("Add a data set", 2)
             self._source = ui.toggle(_SOURCES, value="upload", on_change=self._show_fields).props("no-caps unelevated")
@@ -38,11 +37,16 @@ class DataForm:
                     ".npz file with arrays images and labels. Up to 2 GiB.",
                     "small muted",
                 )
-                upload = ui.upload(
-                    label="A file .zip or .npz", on_upload=self._upload, on_rejected=self._reject, auto_upload=True
+                self._file = FileField(
+                    "A file",
+                    _SUFFIXES,
+                    client.upload_data,
+                    self._problem,
+                    self._suggest_name,
+                    noun="a data set",
+                    rejection=f"expected a file {' or '.join(_SUFFIXES)} of at most 2 GiB, got another",
+                    describe=lambda uploaded: f": {uploaded.files} files",
                 )
-                upload.props(f"accept={','.join(_SUFFIXES)} flat bordered")
-                self._state = text("", "small muted")
             with div("form"):
                 self._name = ui.input("Name").props("outlined dense")
                 self._path = ui.input("Path").props('outlined dense hint="a folder, a file or a URL"')
@@ -64,23 +68,8 @@ class DataForm:
         for element in (self._path, self._kind):
             element.set_visibility(not is_upload)
 
-    def _reject(self) -> None:
-        self._problem.show(f"expected a file {' or '.join(_SUFFIXES)} of at most 2 GiB, got another")
-
-    async def _upload(self, event: events.UploadEventArguments) -> None:
-        filename = PurePath(event.file.name).name
-        try:
-            with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
-                path = Path(folder) / "file"
-                await event.file.save(path)
-                self._uploaded = await call_service(self._client.upload_data, path, filename)
-        except HwnasError as error:
-            self._uploaded, self._state.text = None, ""
-            self._problem.show(str(error))
-            return
-        self._state.text = f"{filename} is uploaded: {self._uploaded.files} files"
+    def _suggest_name(self, filename: str) -> None:
         self._name.value = self._name.value or PurePath(filename).stem
-        self._problem.show(None)
 
     def _data(self) -> DataSpec:
         params: dict[str, object] = {"image_size": int(self._size.value)} if self._size.value else {}
@@ -91,9 +80,8 @@ class DataForm:
             path = self._path.value or ""
             kind = self._kind.value or usual_name(Path(path))
             return parse_spec(DataSpec, {"name": kind, "path": path, **record})
-        if self._uploaded is None:
-            raise InvalidInput("expected a data set: choose a file first")
-        return parse_spec(DataSpec, {"name": self._uploaded.kind, "path": self._uploaded.path, **record})
+        uploaded = self._file.require()
+        return parse_spec(DataSpec, {"name": uploaded.kind, "path": uploaded.path, **record})
 
     async def _send(self) -> None:
         self._button.props("loading")

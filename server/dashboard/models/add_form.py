@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
-from nicegui import events, ui
-from nicegui.elements.mixins.text_element import TextElement
+from nicegui import ui
 
 from nas.client import Client
 from nas.core.errors import HwnasError, InvalidInput
 from nas.core.model_spec import MODEL_SUFFIXES, PICKLED_HINT, WEIGHTS_SUFFIXES, ModelSpec, UploadedFile
 from nas.core.spec import parse_spec
 from server.dashboard.elements import code_block, div, heading, text
+from server.dashboard.file_field import FileField
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.service_calls import call_service
 
@@ -40,7 +39,7 @@ class ModelForm:
                 code_block(_EXPORT)
             self._problem = problem_view("Not accepted")
             with self._file_section:
-                self._file = FileField(client, "A file", MODEL_SUFFIXES, self._problem, self._suggest_name)
+                self._file = _file_field(client, "A file", MODEL_SUFFIXES, self._problem, self._suggest_name)
             with div("form"):
                 self._name = ui.input("Name").props("outlined dense")
                 self._entry_point = ui.input("Entry point").props('outlined dense hint="of the group nas.models"')
@@ -55,7 +54,7 @@ class ModelForm:
             with div("fold", "details"):
                 text("Other weights", tag="summary")
                 text("Tensors of a file in place of the model's own, by name.", "small muted")
-                self._weights = FileField(client, "Weights", WEIGHTS_SUFFIXES, self._problem, lambda _: None)
+                self._weights = _file_field(client, "Weights", WEIGHTS_SUFFIXES, self._problem, lambda _: None)
             with div("flow"):
                 div("grow")
                 self._button = ui.button("Add model", on_click=self._send).props("unelevated no-caps")
@@ -99,54 +98,17 @@ class ModelForm:
             self._button.props(remove="loading")
 
 
-class FileField:
-    """Uploads one file at once when it is chosen. ``uploaded`` is None until it has arrived."""
-
-    def __init__(
-        self,
-        client: Client,
-        label: str,
-        suffixes: tuple[str, ...],
-        problem: MemoizedView[[str | None]],
-        on_uploaded: Callable[[str], None],
-    ) -> None:
-        self._client, self._problem, self._on_uploaded = client, problem, on_uploaded
-        self.uploaded: UploadedFile | None = None
-        self._suffixes = suffixes
-        upload = ui.upload(
-            label=f"{label} {' or '.join(suffixes)}",
-            on_upload=self._upload,
-            on_rejected=self._reject,
-            auto_upload=True,
-        )
-        upload.props(f"accept={','.join(suffixes)} flat bordered")
-        self._state: TextElement = text("", "small muted")
-
-    def require(self) -> UploadedFile:
-        """The uploaded file. Raises InvalidInput without one."""
-        if self.uploaded is None:
-            raise InvalidInput("expected a model: choose a file first")
-        return self.uploaded
-
-    def _reject(self) -> None:
-        """Say which files the browser lets through; it tells no names of others."""
-        hint = PICKLED_HINT if self._suffixes == MODEL_SUFFIXES else ""
-        self._problem.show(f"expected a file of the kind {' or '.join(self._suffixes)}, got another{hint}")
-
-    async def _upload(self, event: events.UploadEventArguments) -> None:
-        filename = PurePath(event.file.name).name
-        try:
-            with tempfile.TemporaryDirectory(prefix="hwnas-upload-") as folder:
-                path = Path(folder) / "file"
-                await event.file.save(path)
-                self.uploaded = await call_service(self._client.upload_model_file, path, filename)
-        except HwnasError as error:
-            self.uploaded, self._state.text = None, ""
-            self._problem.show(str(error))
-            return
-        self._state.text = f"{filename} is uploaded"
-        self._on_uploaded(filename)
-        self._problem.show(None)
+def _file_field(
+    client: Client,
+    label: str,
+    suffixes: tuple[str, ...],
+    problem: MemoizedView[[str | None]],
+    on_uploaded: Callable[[str], None],
+) -> FileField[UploadedFile]:
+    hint = PICKLED_HINT if suffixes == MODEL_SUFFIXES else ""
+    rejection = f"expected a file of the kind {' or '.join(suffixes)}, got another{hint}"
+    upload = client.upload_model_file
+    return FileField(label, suffixes, upload, problem, on_uploaded, noun="a model", rejection=rejection)
 
 
 def _numbers(name: str, content: str) -> list[float]:

@@ -71,7 +71,8 @@ def test_a_folder_of_too_many_files_is_not_walked_to_its_end(tmp_path: Path, mon
     assert spec.path is not None
     monkeypatch.setattr(data_check, "MAX_ENTRIES", 3)
     walked = []
-    monkeypatch.setattr(data_check, "_entries", lambda root: (walked.append(p) or p for p in Path(root).rglob("*.png")))
+    files_below = lambda root: (walked.append(p) or p for p in Path(root).rglob("*.png"))  # noqa: E731
+    monkeypatch.setattr(data_check, "files_below", files_below)
     minutes = iter([60.0, 119.0, 120.0])
     monkeypatch.setattr(data_check.time, "time", lambda: next(minutes))
     first, again, later = (data_check._fingerprint(Path(spec.path)) for _ in range(3))

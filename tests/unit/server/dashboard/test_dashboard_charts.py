@@ -18,7 +18,7 @@ from nas.core.drift import Drift
 from nas.core.events import Traced
 from nas.core.lifecycle import ALLOWED_STATUSES, STATUSES, JobStatus
 from nas.core.measures import MetricKind
-from nas.core.metrics import METRICS
+from nas.core.metrics import METRICS, share_interval
 from nas.core.spec import SearchSpec, parse_spec
 from nas.schemas.candidates import CandidateDetailSchema, CandidateSchema, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema
@@ -31,7 +31,6 @@ from server.dashboard.candidate.architecture_svg import architecture_svg, blocks
 from server.dashboard.charts.axes import ChartSettings, Evidence, chart_axes
 from server.dashboard.charts.comparison import comparison_chart
 from server.dashboard.charts.drift import drift_chart
-from server.dashboard.charts.error_bars import share_interval
 from server.dashboard.charts.hypervolume import hypervolume_chart
 from server.dashboard.charts.options import BAD, SURFACE, Options, nice_range
 from server.dashboard.charts.pareto import envelope, pareto_chart
