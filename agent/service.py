@@ -114,8 +114,8 @@ def _registration(profile: DeviceProfile) -> dict[str, object]:
     record = profile.as_json()
     protocol = record.pop("protocol")
     del record["name"], record["source"]
-    chosen = {name: protocol[name] for name in ("threads", "batch", "precision")}
-    return {**record, "affinity": list(profile.affinity), **chosen}
+    execution_fields = {name: protocol[name] for name in ("threads", "batch", "precision")}
+    return {**record, "affinity": list(profile.affinity), **execution_fields}
 
 
 def _service_error(response: httpx.Response) -> ServiceError:

@@ -135,11 +135,11 @@ def measured_device(
         return profile_machine(of.name, protocol_of(of), "worker", execution)
 
     with tempfile.TemporaryDirectory(prefix="hwnas-device-") as folder:
-        blobs, state, begun = FolderBlobs(Path(folder)), SearchState(), time.monotonic()
+        blobs, state, started_at = FolderBlobs(Path(folder)), SearchState(), time.monotonic()
         export: Callable[[Arch], bytes] = partial(models.of, precision=case.precision)
         for event in onboard(spec, space, export, measure, profile, blobs, state, time.monotonic):
             state = fold(state, event)
-        onboarding_s = time.monotonic() - begun
+        onboarding_s = time.monotonic() - started_at
         fitted, here = FitResult.require(state.finished), ProfileResult.require(state.finished).profile
         predictor = load_predictor(fitted.family, blobs.get(fitted.blob))
     exported = [export(arch) for arch in archs]

@@ -110,8 +110,8 @@ def digits_gains(seeds: Sequence[int]) -> dict[int, list[float]]:
     gains: dict[int, list[float]] = {}
     with TemporaryDirectory() as folder:
         resources = Resources(FolderBlobs(Path(folder)), lambda *_: iter(()), time.monotonic)
-        begun = [s for s in stages_of(problem) if s.name in ("estimate", "train")]
-        trained = fold_all(run_search(problem, begun, resources, SearchState()))
+        first_stages = [s for s in stages_of(problem) if s.name in ("estimate", "train")]
+        trained = fold_all(run_search(problem, first_stages, resources, SearchState()))
         for budget in BUDGETS:
             for seed in seeds:
                 seeded = spec.model_copy(update={"seed": seed, "budget": BudgetSpec(evaluations=budget)})

@@ -130,8 +130,8 @@ def _labelled(problem: Problem, resources: Resources, state: SearchState) -> Gen
     from nas.stages.parent_labels import ParentLabels, parent_labels  # imports torch
 
     name = ParentLabels.checkpoint
-    if (kept := state.checkpoints.get(name)) is not None:
-        labels = ParentLabels.load(resources.blobs, kept.blob)
+    if (checkpoint := state.checkpoints.get(name)) is not None:
+        labels = ParentLabels.load(resources.blobs, checkpoint.blob)
     else:
         labels = parent_labels(problem, resources.torch_device)
         try:

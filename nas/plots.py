@@ -47,8 +47,12 @@ def plot_importance(report: ImportanceReport, ax: Axes | None = None) -> Axes:
     """Bars of the most important decisions for a metric. Draws on ``ax``, or on new axes. Raises InvalidInput without
     matplotlib."""
     ax = _axes(ax)
-    shown = report.decisions[:_MOST_DECISIONS][::-1]
-    ax.barh([decision.decision for decision in shown], [decision.importance for decision in shown], color=_SEARCH)
+    most_important = report.decisions[:_MOST_DECISIONS][::-1]
+    ax.barh(
+        [decision.decision for decision in most_important],
+        [decision.importance for decision in most_important],
+        color=_SEARCH,
+    )
     label = METRICS[report.metric].label if report.metric in METRICS else report.metric
     ax.set_xlabel(f"importance for {label} ({max(0.0, report.explained):.0%} explained, {report.networks} networks)")
     return ax

@@ -24,7 +24,7 @@ _VIEW_SPREADS = np.geomspace(1e-3, 1.0, 4)  # variance of relative latency withi
 _SIMILAR = 1.0  # power of the inverse squared errors by which known devices count
 
 
-def alone(layout: FeatureLayout) -> Iterator[Prior]:
+def without_relatives(layout: FeatureLayout) -> Iterator[Prior]:
     """The options without known devices."""
     flat_P = np.append(np.zeros_like(layout.centre_F), 1.0)
     for view in layout.views:
@@ -48,21 +48,21 @@ def beside(relatives: Relatives, layout: FeatureLayout, features_NF: Floats, lat
         choices["similar known devices"] = similar_D / similar_D.sum()
         choices["most similar device"] = np.eye(devices)[error_D.argmin()]
     for name, share_D in choices.items():
-        mean_P, known = _expected(relatives, share_D)
-        parts = (known, _like_known(relatives, known), _free(mean_P, _LEVEL))
+        mean_P, of_relatives = _expected(relatives, share_D)
+        parts = (of_relatives, _like_known(relatives, of_relatives), _free(mean_P, _LEVEL))
         scales_HJ = np.array([(s, s * share, 1.0) for s in _SPREADS for share in _SHARES])
         yield Prior(name, mean_P, parts, scales_HJ)
         for view in ("choices", "counts"):
             if view in layout.views:
-                viewed = (known, _view(layout, view), _free(mean_P, _LEVEL))
+                viewed = (of_relatives, _view(layout, view), _free(mean_P, _LEVEL))
                 viewed_HJ = np.array([(s, v, 1.0) for s in (0.1, 1.0, 10.0) for v in _VIEW_SPREADS[:3]])
                 yield Prior(f"{name} + {view}", mean_P, viewed, viewed_HJ)
 
 
 def design_prior(relatives: Relatives) -> Prior:
     """All known devices alike, with the typical scale of each part: what is known before anything is measured."""
-    mean_P, known = _expected(relatives, np.full(len(relatives.tables), 1.0 / len(relatives.tables)))
-    parts = (known, _like_known(relatives, known), _free(mean_P, _LEVEL))
+    mean_P, of_relatives = _expected(relatives, np.full(len(relatives.tables), 1.0 / len(relatives.tables)))
+    parts = (of_relatives, _like_known(relatives, of_relatives), _free(mean_P, _LEVEL))
     return Prior("all known devices", mean_P, parts, np.array([[1.0, float(_SHARES.mean()), 1.0]]))
 
 
@@ -74,13 +74,13 @@ def _expected(relatives: Relatives, share_D: Floats) -> tuple[Floats, Covariance
     return np.append(mean_F, 1.0), CovariancePart(rows_DP, np.zeros(rows_DP.shape[1]))
 
 
-def _like_known(relatives: Relatives, known: CovariancePart) -> CovariancePart:
+def _like_known(relatives: Relatives, of_relatives: CovariancePart) -> CovariancePart:
     """Every weight deviates in proportion to how large it is on known devices; over their networks, as much in all as
     the known devices do."""
     other_F = (relatives.weights_DF**2).mean(0)
     x_NF = np.concatenate([t.features_NF for t in relatives.tables]) - relatives.centre_F
     total = float((other_F * (x_NF**2).sum(0)).sum())
-    spread = float(((x_NF @ known.rows_KP[:, :-1].T) ** 2).sum())
+    spread = float(((x_NF @ of_relatives.rows_KP[:, :-1].T) ** 2).sum())
     if spread == 0.0:  # a single known device: as much as a tenth of what it varies itself
         spread = 0.1 * float(((x_NF @ relatives.weights_DF.T) ** 2).sum())
     return _diagonal(other_F * (spread / total if total > 0 else 0.0))

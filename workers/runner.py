@@ -76,7 +76,7 @@ from nas.spaces.restricted import restricted
 from predictors.families.transfer import Transfer
 from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.from_table import onboard_from_table
-from predictors.onboarding.known import NOTHING, knowledge
+from predictors.onboarding.knowledge import NO_KNOWLEDGE, knowledge
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
@@ -132,18 +132,18 @@ def _prepared(spec: SearchSpec) -> Generator[Event, None, Dataset]:
     """Prepare the data of a search where they are large, with progress; returns the data set."""
     cpus, started_at = spec.resources.cpus, time.monotonic()
     steps = loading(spec.data, Preparation(write=_shard_writer(cpus), threads=cpus))
-    begun = False
+    has_begun = False
     while True:
         try:
             step = next(steps)
         except StopIteration as end:
             dataset: Dataset = end.value
             break
-        if not begun:
+        if not has_begun:
             yield StageStarted(PREPARE_STAGE, 0, 1)
-            begun = True
+            has_begun = True
         yield Progress(PREPARE_STAGE, step.records, step.total, "images", message="preparing the data")
-    if begun:
+    if has_begun:
         yield StageFinished(PREPARE_STAGE, time.monotonic() - started_at)
     return dataset
 
@@ -294,7 +294,7 @@ def _refits(
     if data.genes:
         genes_NG, latency_ms_N = np.array(data.genes, dtype=np.int64), np.array(data.latency_ms)
         measured = merge_measurements(measured, space, genes_NG, latency_ms_N)
-    n, kin = len(measured.genes_NG), NOTHING
+    n, kin = len(measured.genes_NG), NO_KNOWLEDGE
     if predictor.family == Transfer.family:
         kin = knowledge(space, [load_measurements(blobs.get(blob)) for blob in data.relative_blobs], n)
     maximum = n + 2 * budget.verified * (1 + budget.reexplore)

@@ -352,9 +352,9 @@ class OperatorLayer:
     def detail(self) -> str:
         """Text such as ``3x3, stride 2, relu``; shapes that ``in_shape`` does not tell are part of it."""
         shapes = [operand.shape for operand in self.operands if not operand.is_weight]
-        told = len(shapes) == 1 and len(shapes[0]) == 4
-        others = "" if told else f" of {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
-        return f"{self.text}{f', {self.activation.function}' if self.activation is not None else ''}{others}"
+        shape_is_told = len(shapes) == 1 and len(shapes[0]) == 4
+        further_shapes = "" if shape_is_told else f" of {' and '.join('x'.join(map(str, shape)) for shape in shapes)}"
+        return f"{self.text}{f', {self.activation.function}' if self.activation is not None else ''}{further_shapes}"
 
     @property
     def window(self) -> int | None:

@@ -45,9 +45,9 @@ def spoken_name(identifier: str) -> str:
 
 def ids_named(text: str, identifiers: Iterable[str]) -> list[str]:
     """The ids that a text can mean: itself, those with this spoken name, or else those that begin with it."""
-    wanted = text.strip().lower()
+    query = text.strip().lower()
     ids = list(dict.fromkeys(identifiers))
-    if not wanted:
+    if not query:
         return []
-    exact = [i for i in ids if i == wanted] or [i for i in ids if spoken_name(i) == wanted]
-    return exact or [i for i in ids if i.startswith(wanted)]
+    exact = [i for i in ids if i == query] or [i for i in ids if spoken_name(i) == query]
+    return exact or [i for i in ids if i.startswith(query)]

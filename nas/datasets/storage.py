@@ -95,14 +95,14 @@ def loading(spec: DataSpec, preparation: Preparation) -> Generator[PreparingProg
         return dataset_type.load(spec, spec.seed)
     manifest = place.manifest
     if place.source is not None:
-        begun = fingerprint(existing_path(spec))
+        source_fingerprint = fingerprint(existing_path(spec))
 
         def still_the_same() -> bool:
-            return fingerprint(existing_path(spec)) == begun
+            return fingerprint(existing_path(spec)) == source_fingerprint
 
         yield from prepare(place.source, place.storage, place.path, preparation.write, still_the_same)
         note = _NOTE.dump_json(_PreparedNote(place.path.name, place.storage))
-        write_durably(_note_path(spec, place.params, begun, preparation.cache), note)
+        write_durably(_note_path(spec, place.params, source_fingerprint, preparation.cache), note)
         manifest = read_manifest(place.path)
     if manifest is None:
         raise StorageError(f"{place.path}: the data set that was just prepared there has vanished")
@@ -165,8 +165,8 @@ def _noted(path: Path, cache: Path, params: SizeParams) -> PreparedFolder | None
 
 
 def _note_path(spec: DataSpec, params: SizeParams, files: str, cache: Path) -> Path:
-    asked = json.dumps([files, params.storage, _how_read(spec, params)], sort_keys=True)
-    return cache / "notes" / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
+    request_json = json.dumps([files, params.storage, _how_read(spec, params)], sort_keys=True)
+    return cache / "notes" / f"{hashlib.sha256(request_json.encode()).hexdigest()[:32]}.json"
 
 
 def _how_read(spec: DataSpec, params: SizeParams) -> JsonObject:

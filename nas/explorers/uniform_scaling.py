@@ -22,8 +22,8 @@ def uniform_copies(decisions: Sequence[Decision], parent_G: Genes, shares: Float
     count = 1 if resolution is None else len(decisions[resolution].choices)
     genes_RSG = np.tile(parent_G, (count, len(shares), 1))
     if resolution is not None:
-        others = [i for i in range(count) if i != parent_G[resolution]]
-        genes_RSG[:, :, resolution] = np.array([*others, parent_G[resolution]])[:, None]
+        other_choices = [i for i in range(count) if i != parent_G[resolution]]
+        genes_RSG[:, :, resolution] = np.array([*other_choices, parent_G[resolution]])[:, None]
     for g, decision in enumerate(decisions):
         if decision.axis == "width":
             widths_C = np.array(decision.choices, dtype=np.float64)

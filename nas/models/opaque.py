@@ -109,11 +109,11 @@ def _check_independence(operator: OpaqueOp) -> None:
     together = _example_operands(operator, _IMAGES[0])
     output = _run(operator, together)
     for image in range(_IMAGES[0]):
-        alone = _run(
+        one_by_one = _run(
             operator, [_image_of(x, shape, image) for x, shape in zip(together, operator.operand_shapes, strict=True)]
         )
         if not torch.allclose(
-            alone.float(), _image_of(output, operator.shape, image).float(), atol=1e-5, equal_nan=True
+            one_by_one.float(), _image_of(output, operator.shape, image).float(), atol=1e-5, equal_nan=True
         ):
             raise InvalidModel("expected each image to be independent of others, got one that is not")
 

@@ -409,10 +409,10 @@ def _read_once(graph: ModelGraph, name: str) -> str | None:
         return None
     if name in graph.parameter_names:
         return name
-    made = next((node for node in graph.nodes if node.name == name), None)
-    if made is None or not isinstance(made.operator, ExpandOp):
+    replacement = next((node for node in graph.nodes if node.name == name), None)
+    if replacement is None or not isinstance(replacement.operator, ExpandOp):
         return None
-    return _read_once(graph, made.operands[0])
+    return _read_once(graph, replacement.operands[0])
 
 
 def _reshape(state: Propagation, node: GraphNode, x: UnitArray, shape: TensorShape) -> UnitArray:

@@ -74,13 +74,13 @@ def recommend(front: FrontSchema, rule: RecommendationRule) -> RecommendationSch
     sign = 1.0 if front.quality.goal == "max" else -1.0
     merit_N = np.array([sign * c.metrics[quality].value for c in eligible])
     cost_N = np.array([c.metrics[cost.metric].value for c in eligible])
-    chosen = eligible[choose(rule.rule, merit_N, cost_N, rule.slack)]
+    recommended = eligible[choose(rule.rule, merit_N, cost_N, rule.slack)]
     return answer.model_copy(
         update={
-            "candidate": chosen,
-            "name": spoken_name(chosen.arch),
-            "reason": _reason(front, eligible, chosen, rule, cost),
-            "evidence": evidence_of(chosen, front),
+            "candidate": recommended,
+            "name": spoken_name(recommended.arch),
+            "reason": _reason(front, eligible, recommended, rule, cost),
+            "evidence": evidence_of(recommended, front),
         }
     )
 
@@ -135,7 +135,7 @@ def _nothing(front: FrontSchema, members: Sequence[CandidateSchema], rule: Recom
 def _reason(
     front: FrontSchema,
     eligible: Sequence[CandidateSchema],
-    chosen: CandidateSchema,
+    recommended: CandidateSchema,
     rule: RecommendationRule,
     cost: ObjectiveSchema,
 ) -> str:
@@ -144,20 +144,20 @@ def _reason(
     label = METRICS[quality].label
     label = f"{label[0].lower()}{label[1:]}"
     best = front.quality.best(c.metrics[quality].value for c in eligible)
-    gap = abs(best - chosen.metrics[quality].value)
+    gap = abs(best - recommended.metrics[quality].value)
     superlative = "fastest" if cost.objective == "latency" else "cheapest"
     limits = " within the limits" if (rule.cost_at_most, rule.quality_at_least) != (None, None) else ""
     match rule.rule:
         case "within":
-            what = f"The {superlative} within {rule.slack:g} points of the best {label}{limits}"
+            headline = f"The {superlative} within {rule.slack:g} points of the best {label}{limits}"
         case "knee":
-            what = f"The knee: beyond it, more {label} becomes expensive{limits}"
+            headline = f"The knee: beyond it, more {label} becomes expensive{limits}"
         case "best":
-            what = f"The best {label}{limits}"
+            headline = f"The best {label}{limits}"
         case "fastest":
-            what = f"The {superlative}{limits}"
+            headline = f"The {superlative}{limits}"
     behind = f"{gap:.2f} points behind the best" if gap else f"the best of {len(eligible)}"
-    return f"{what}: {chosen.metrics[quality].value:.2f} {front.quality.unit}, {behind}.".replace(" ,", ",")
+    return f"{headline}: {recommended.metrics[quality].value:.2f} {front.quality.unit}, {behind}.".replace(" ,", ",")
 
 
 def evidence_of(candidate: CandidateSchema, front: FrontSchema) -> list[str]:

@@ -98,10 +98,10 @@ def add_layer(model: LayerModel, layer: OperatorLayer, operands: tuple[str, ...]
 
 
 def _add_operator(model: LayerModel, layer: OperatorLayer, operands: tuple[str, ...]) -> None:
-    operator, others, shape = layer.operator, operands[1:], layer.operands[0].shape
+    operator, further_inputs, shape = layer.operator, operands[1:], layer.operands[0].shape
     match operator:
         case Conv2dOp() | ConvTranspose2dOp():
-            _convolve(model, layer, operator, others)
+            _convolve(model, layer, operator, further_inputs)
         case LinearOp():
             _multiply(model, layer)
         case BatchNormOp():
@@ -116,7 +116,7 @@ def _add_operator(model: LayerModel, layer: OperatorLayer, operands: tuple[str, 
         case UnaryOp():
             add_activation(model, operator)
         case BinaryOp():
-            _combine(model, operator, others)
+            _combine(model, operator, further_inputs)
         case Pool2dOp() | AdaptivePool2dOp() | UpsampleOp() | PixelShuffleOp() | Pad2dOp():
             _resize(model, operator, layer)
         case ReduceOp(mode="sum", dims=dims, keeps_dims=keeps):
@@ -124,13 +124,13 @@ def _add_operator(model: LayerModel, layer: OperatorLayer, operands: tuple[str, 
         case ReduceOp(mode=mode, dims=dims, keeps_dims=keeps):
             model.add(_REDUCE[mode], axes=list(dims), keepdims=int(keeps))
         case MatMulOp():
-            model.add("MatMul", *others)
+            model.add("MatMul", *further_inputs)
         case SoftmaxOp(dim=dim):
             model.add("Softmax", axis=dim)
         case AttentionOp(scale=scale):
             _attend(model, operands, len(shape), scale)
         case ConcatOp(dim=dim):
-            model.add("Concat", *others, axis=dim)
+            model.add("Concat", *further_inputs, axis=dim)
         case PermuteOp(dims=dims):
             model.add("Transpose", perm=list(dims))
         case SliceOp(dim=dim, start=start, stop=stop, step=step):
@@ -179,7 +179,7 @@ def add_activation(model: LayerModel, activation: UnaryOp) -> None:
 
 
 def _convolve(
-    model: LayerModel, layer: OperatorLayer, operator: Conv2dOp | ConvTranspose2dOp, others: tuple[str, ...]
+    model: LayerModel, layer: OperatorLayer, operator: Conv2dOp | ConvTranspose2dOp, further_inputs: tuple[str, ...]
 ) -> None:
     pads = operator.padding if len(operator.padding) == 4 else (*operator.padding, *operator.padding)
     attributes: dict[str, Any] = {
@@ -189,8 +189,8 @@ def _convolve(
         "group": operator.groups,
         "pads": list(pads),
     }
-    has_bias = layer.has_norm and len(others) < 2  # that of the batch norm
-    weights = (*others, model.weights(layer.result[1])) if has_bias else others
+    has_bias = layer.has_norm and len(further_inputs) < 2  # that of the batch norm
+    weights = (*further_inputs, model.weights(layer.result[1])) if has_bias else further_inputs
     if isinstance(operator, ConvTranspose2dOp):
         model.add("ConvTranspose", *weights, output_padding=list(operator.output_padding), **attributes)
     else:
@@ -217,10 +217,10 @@ def _group_norm(model: LayerModel, shape: tuple[int, ...], groups: int) -> None:
         model.add(kind, model.weights(shape[1], *(1,) * (len(shape) - 2)))
 
 
-def _combine(model: LayerModel, operator: BinaryOp, others: tuple[str, ...]) -> None:
+def _combine(model: LayerModel, operator: BinaryOp, further_inputs: tuple[str, ...]) -> None:
     constant = operator.constant
     if constant is None:
-        model.add(_BINARY[operator.function], *others)
+        model.add(_BINARY[operator.function], *further_inputs)
     elif operator.is_reversed and operator.function == "div":
         model.add("Reciprocal")
         model.add("Mul", _number(model, constant))

@@ -76,9 +76,9 @@ class Teacher:
         again, nothing is computed."""
         if batch is None:
             return self(x_BCHW, by, with_features)
-        known = self.answers[batch, with_features]
-        if known is not None:
-            return known
+        cached = self.answers[batch, with_features]
+        if cached is not None:
+            return cached
         outputs = self(x_BCHW, by, with_features)
         self.answers[batch, with_features] = outputs
         return outputs

@@ -29,7 +29,7 @@ from predictors.adaptation import Adapted, adapt, with_one
 from predictors.base import BoundedPredictor
 from predictors.domain import ApplicabilityDomain
 from predictors.layer_times import LayerTimes
-from predictors.options import alone, beside, design_prior
+from predictors.options import beside, design_prior, without_relatives
 from predictors.relatives import FEWEST, Relatives, Table, check_rows
 from predictors.validation import check_weights
 from predictors.views import FeatureLayout, network_features
@@ -162,7 +162,7 @@ def _adapt_all(
     features_NF: Floats, y_N: Floats, relatives: Relatives | None, weight_N: Floats, layout: FeatureLayout
 ) -> list[Adapted]:
     """Every option, fitted; of many measurements, those that a part of them does not tell to be hopeless."""
-    priors = list(alone(layout))
+    priors = list(without_relatives(layout))
     if relatives is not None:
         priors += beside(relatives, layout, features_NF, y_N)
     x_NP = with_one(features_NF - layout.centre_F)

@@ -234,9 +234,9 @@ def profile_machine(
         with exclusively():
             return profile_by_program(runtime, profile, execution)
     models = [canary_model(), *reference_models()]
-    alone = replace(profile, protocol=replace(profile.protocol, batch=1, fewest_visits=LOOK_VISITS))
+    single_image = replace(profile, protocol=replace(profile.protocol, batch=1, fewest_visits=LOOK_VISITS))
     with tempfile.TemporaryDirectory(prefix="hwnas-profile-") as folder:
-        job = _write_job(Path(folder), models, alone)
+        job = _write_job(Path(folder), models, single_image)
         timed = [_sit_in_child(job, range(len(models)), seed, LOOK_MS) for seed in range(LOOKS)]
     by_network = [[of_one[i].sitting for of_one in timed] for i in range(len(models))]
     levels_ms = np.array([v.level_ms for s in by_network[0] for v in s.visits])

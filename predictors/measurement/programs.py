@@ -57,9 +57,10 @@ def profile_by_program(runtime: ProgramRuntime, profile: DeviceProfile, executio
     larger network does not take longer than the smaller, so that the program cannot have measured them."""
     small, _, large = reference_models()
     profile = replace(profile, canary_ms=_LEVEL_MS)
-    alone = replace(execution, batch=1)
+    single_image = replace(execution, batch=1)
     sittings = [
-        [_sitting(sit_by_program(runtime, model, alone)) for _ in range(PROFILE_SITTINGS)] for model in (small, large)
+        [_sitting(sit_by_program(runtime, model, single_image)) for _ in range(PROFILE_SITTINGS)]
+        for model in (small, large)
     ]
     small_ms, large_ms = (float(np.median([v for s in of_one for v in s.visits[0].network_ms])) for of_one in sittings)
     if large_ms <= small_ms:

@@ -97,10 +97,10 @@ def fit_transfer(
     weight_N = None if error_N is None else weights_of(space.features(genes_NG), y_N, error_N)
     learned = learn(x_NF, y_N, relatives, weight_N, layout)
 
-    def error_ms(fitted: NDArray[np.int64], others: NDArray[np.int64]) -> float:
+    def error_ms(fitted: NDArray[np.int64], held_out: NDArray[np.int64]) -> float:
         weights = None if weight_N is None else weight_N[fitted]
-        guess = learn(x_NF[fitted], y_N[fitted], relatives, weights, layout).of_columns.predict(x_NF[others])
-        return float(np.sqrt(((guess.mean_ms - y_N[others]) ** 2).mean()))
+        guess = learn(x_NF[fitted], y_N[fitted], relatives, weights, layout).of_columns.predict(x_NF[held_out])
+        return float(np.sqrt(((guess.mean_ms - y_N[held_out]) ** 2).mean()))
 
     advice = outlook(y_N - learned.left_out.mean_ms, y_N, error_ms) if len(y_N) >= 2 * FEWEST else ""
     choice = TransferChoice(learned.options, tuple(table.name for table in tables), advice)

@@ -141,12 +141,14 @@ def _fit_table(spec: DeviceSpec, table: LatencyTable, space: SearchSpace) -> tup
     _require_spread(spec, y_N)
     held_out_N = np.zeros(len(genes_NG), dtype=bool)
     measurements = DeviceMeasurements.of(spec.name, space, genes_NG, y_N, held_out_N, as_written=table.as_written)
-    others = {name: o for d, (name, o) in enumerate(zip(table.devices, table.latency_ms_DN, strict=True)) if d != index}
-    return _fit_column(spec, table, space, own_N, others), measurements
+    latencies_by_device = {
+        name: o for d, (name, o) in enumerate(zip(table.devices, table.latency_ms_DN, strict=True)) if d != index
+    }
+    return _fit_column(spec, table, space, own_N, latencies_by_device), measurements
 
 
 def _fit_column(
-    spec: DeviceSpec, table: LatencyTable, space: SearchSpace, own_N: Floats, others: Mapping[str, Floats]
+    spec: DeviceSpec, table: LatencyTable, space: SearchSpace, own_N: Floats, latencies_by_device: Mapping[str, Floats]
 ) -> Fitted:
     """One column of a table, learned alone where it has enough networks, and otherwise beside those with more."""
     space = measured_space(space, table.as_written)
@@ -156,7 +158,7 @@ def _fit_column(
         return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N)))
     tables = [
         Table(network_features(space, table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)], name)
-        for name, o in others.items()
+        for name, o in latencies_by_device.items()
         if np.isfinite(o).sum() > len(y_N)
     ]
     return fit_transfer(tables, space, genes_NG, y_N)

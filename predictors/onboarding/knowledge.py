@@ -33,7 +33,7 @@ class Knowledge:
         return Knowledge(tuple(t for t in self.tables if len(t.latency_ms_N) > networks), self.layers)
 
 
-NOTHING = Knowledge()
+NO_KNOWLEDGE = Knowledge()
 
 
 def knowledge(space: SearchSpace, measurements: Sequence[DeviceMeasurements], samples: int) -> Knowledge:

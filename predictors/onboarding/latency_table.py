@@ -49,8 +49,8 @@ def simplified(space: SearchSpace, table: LatencyTable) -> LatencyTable:
         groups = np.split(
             values_N[np.argsort(network_N.ravel(), kind="stable")], np.cumsum(np.bincount(network_N.ravel()))[:-1]
         )
-        known = [group[np.isfinite(group)] for group in groups]
-        return np.array([np.median(group) if len(group) else np.nan for group in known])[order_M]
+        finite_groups = [group[np.isfinite(group)] for group in groups]
+        return np.array([np.median(group) if len(group) else np.nan for group in finite_groups])[order_M]
 
     return LatencyTable(
         canonical_NG[order_M],

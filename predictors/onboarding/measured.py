@@ -30,7 +30,7 @@ from predictors.layer_times import MeasuredWork
 from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
-from predictors.onboarding.known import Knowledge, informative, knowledge
+from predictors.onboarding.knowledge import Knowledge, informative, knowledge
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
 from predictors.onboarding.trial import OperatorTrial, is_worth_trying, try_operators

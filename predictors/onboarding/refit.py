@@ -28,7 +28,7 @@ from predictors.families.layer_lut import LayerLutModel
 from predictors.families.transfer import FEWEST, Transfer, learn
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
-from predictors.onboarding.known import NOTHING, Knowledge
+from predictors.onboarding.knowledge import NO_KNOWLEDGE, Knowledge
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.results import RefitResult
 from predictors.relatives import Relatives
@@ -72,7 +72,7 @@ class RefitService:
     space: SearchSpace
     profile: DeviceProfile
     blobs: BlobStore
-    kin: Knowledge = NOTHING
+    kin: Knowledge = NO_KNOWLEDGE
     excluded: tuple[ExcludedChoice, ...] = ()
 
     def fit(self, genes_NG: Genes, latency_ms_N: Floats, error_N: Floats | None = None) -> Refit:
@@ -123,7 +123,7 @@ def refitted(
     space: SearchSpace,
     genes_MG: Genes,
     latency_ms_M: Floats,
-    kin: Knowledge = NOTHING,
+    kin: Knowledge = NO_KNOWLEDGE,
     error_M: Floats | None = None,
 ) -> Version:
     """The version after ``predictor``: fitted, and its bound calibrated anew, with M further measurements, such as
@@ -138,15 +138,15 @@ def refitted(
     space = measurements.space(space)
     check_measured(space.features(genes_MG), latency_ms_M, fewest=1)
     more = merge_measurements(measurements, space, genes_MG, latency_ms_M, error_M)
-    known = kin.beside(len(more.genes_NG)) if predictor.family == Transfer.family else NOTHING
-    if known:
-        fitted = fit_transfer(known.tables, space, more.genes_NG, more.latency_ms_N, more.error_N, known.layers)
+    knowledge = kin.beside(len(more.genes_NG)) if predictor.family == Transfer.family else NO_KNOWLEDGE
+    if knowledge:
+        fitted = fit_transfer(knowledge.tables, space, more.genes_NG, more.latency_ms_N, more.error_N, knowledge.layers)
     else:
         more = more if more.held_out_N.any() else _with_some_held_out(more)
         fitted = fit_family(
             _fitter_of(predictor), space, more.genes_NG, more.latency_ms_N, more.held_out_N, more.error_N
         )
-    fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, known)
+    fit_mean, x_NF = _mean_fitter(fitted.predictor, space, more.genes_NG, knowledge)
     older_N = np.arange(len(x_NF)) < len(measurements.genes_NG)
     verdict = passes_gate(fit_mean, x_NF, more.latency_ms_N, older_N, measurements.latency_ms_N)
     return Version(fitted, more, verdict)
@@ -230,15 +230,15 @@ def _fitter_of(predictor: LatencyPredictor) -> NetworkFitter:
 
 
 def _mean_fitter(
-    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, known: Knowledge
+    predictor: LatencyPredictor, space: SearchSpace, genes_NG: Genes, knowledge: Knowledge
 ) -> tuple[FitMean, Floats]:
     """How the mean alone is fitted, or the whole where a family has no such fit; and what it reads of the networks."""
     predictor_in_use = predictor.chosen if isinstance(predictor, AutoPredictor) else predictor
     if isinstance(predictor_in_use, CalibratedPredictor):
         return predictor_in_use.refit_mean, predictor_in_use.inputs(space, genes_NG)
-    if known and isinstance(predictor_in_use, Transfer):
-        layout, x_NF = FeatureLayout.of(space, known.layers), network_features(space, genes_NG, known.layers)
-        relatives = Relatives.learn(known.tables, layout.additive_C) if known.tables else None
+    if knowledge and isinstance(predictor_in_use, Transfer):
+        layout, x_NF = FeatureLayout.of(space, knowledge.layers), network_features(space, genes_NG, knowledge.layers)
+        relatives = Relatives.learn(knowledge.tables, layout.additive_C) if knowledge.tables else None
         return lambda x, y, seed, w: learn(x, y, relatives, w, layout).of_columns, x_NF
     fitter = _fitter_of(predictor)
 

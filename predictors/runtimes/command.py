@@ -151,9 +151,11 @@ def _placement(record: Any) -> Placement:
     for amounts in (nodes, ms):
         if not isinstance(amounts, dict) or not all(_is_amount(value) for value in amounts.values()):
             raise problem
-    elsewhere = [name for name, count in nodes.items() if name != provider and count]
-    if elsewhere and not fallback:
-        raise MeasurementRefused(f"placement: nodes ran on {elsewhere[0]}: expected their operators under fallback")
+    other_providers = [name for name, count in nodes.items() if name != provider and count]
+    if other_providers and not fallback:
+        raise MeasurementRefused(
+            f"placement: nodes ran on {other_providers[0]}: expected their operators under fallback"
+        )
     counts: Mapping[str, int] = {name: int(count) for name, count in nodes.items()}
     return Placement(provider, counts, {n: float(v) for n, v in ms.items()}, tuple(sorted(set(fallback))))
 

@@ -96,9 +96,9 @@ def placement(operators: Sequence[str], provider: str) -> Placement:
         own = [name for name in operators if name != _DELEGATE]
         return Placement(provider, {provider: len(own)})
     delegated = operators.count(_DELEGATE)
-    rest = [] if delegated and operators[-1] == _DELEGATE else [name for name in operators if name != _DELEGATE]
-    nodes = {provider: delegated, **({CPU: len(rest)} if rest else {})}
-    return Placement(provider, nodes, fallback=tuple(sorted(set(rest))))
+    on_processor = [] if delegated and operators[-1] == _DELEGATE else [name for name in operators if name != _DELEGATE]
+    nodes = {provider: delegated, **({CPU: len(on_processor)} if on_processor else {})}
+    return Placement(provider, nodes, fallback=tuple(sorted(set(on_processor))))
 
 
 def _interpreter(model: bytes, execution: Execution) -> Any:

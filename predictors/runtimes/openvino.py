@@ -76,23 +76,23 @@ def layer_times(runs: list[Any], devices: Mapping[str, str], provider: str) -> t
 
 def _with_unseen(placement: Placement, devices: Mapping[str, str], compiled: Any) -> Placement:
     """With the operators of the compiled model that lie on another device, whether or not the counters named them."""
-    elsewhere = {
+    fallen_back = {
         operator.get_type_name()
         for operator in compiled.get_runtime_model().get_ordered_ops()
         if devices.get(operator.get_friendly_name(), placement.provider) != placement.provider
     }
-    fallback = tuple(sorted({*placement.fallback, *elsewhere}))
+    fallback = tuple(sorted({*placement.fallback, *fallen_back}))
     return Placement(placement.provider, placement.nodes, placement.ms, fallback)
 
 
 def _devices(compiled: Any, provider: str) -> dict[str, str]:
     """The device of each node, where the compiled model tells; one that runs on one device alone has that."""
     executed_on = [str(name) for name in compiled.get_property("EXECUTION_DEVICES")]
-    alone = executed_on[0] if len(executed_on) == 1 else None
+    only_device = executed_on[0] if len(executed_on) == 1 else None
     devices = {}
     for operator in compiled.get_runtime_model().get_ordered_ops():
         info = operator.get_rt_info()
-        affinity = info["affinity"].astype(str) if "affinity" in info else alone
+        affinity = info["affinity"].astype(str) if "affinity" in info else only_device
         if affinity is not None:
             devices[operator.get_friendly_name()] = _same_device(affinity, provider)
     return devices

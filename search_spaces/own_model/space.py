@@ -265,8 +265,8 @@ class OwnModel(SpaceDefaults):
     def _probes(self) -> Genes:
         """Networks that show what differs: the ends and random ones."""
         counts = choice_counts(self.decisions)
-        drawn = np.random.default_rng(0).integers(0, counts, size=(256, len(counts)))
-        return np.concatenate([np.stack([0 * counts, counts - 1]), drawn])
+        sampled_genes = np.random.default_rng(0).integers(0, counts, size=(256, len(counts)))
+        return np.concatenate([np.stack([0 * counts, counts - 1]), sampled_genes])
 
 
 def _side(model: ElasticModel, shape: ImageShape, name: str) -> int:

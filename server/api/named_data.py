@@ -46,8 +46,8 @@ def resolve(data: DataSpec, store: Store, principal: Principal) -> DataSpec:
         raise UnknownName("data set", data.name, [*added, *kinds]) from None
     if data.path is not None:
         raise InvalidSpec(f"data.path: data set {data.name!r} has its own path: expected none, got {data.path!r}")
-    chosen = data.model_dump(include={"task", "seed"} & data.model_fields_set)
-    return stored.model_copy(update={"params": {**stored.params, **data.params}, **chosen})
+    overrides = data.model_dump(include={"task", "seed"} & data.model_fields_set)
+    return stored.model_copy(update={"params": {**stored.params, **data.params}, **overrides})
 
 
 @router.post(

@@ -280,11 +280,11 @@ def _check_execution(spec: DeviceSpec, context: OnboardingContext) -> None:
         "precision": profile.protocol.precision,
     }
     for name, value in reported.items():
-        asked = getattr(spec, name)
-        if asked != DeviceSpec.model_fields[name].default and asked != value:
+        in_spec = getattr(spec, name)
+        if in_spec != DeviceSpec.model_fields[name].default and in_spec != value:
             raise InvalidSpec(
-                f"{name}: the agent of {spec.name!r} was started with {value!r}, got {asked!r}; start another agent, "
-                f"under another name, with --{name} {asked}"
+                f"{name}: the agent of {spec.name!r} was started with {value!r}, got {in_spec!r}; start another agent, "
+                f"under another name, with --{name} {in_spec}"
             )
 
 

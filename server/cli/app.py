@@ -323,8 +323,8 @@ token. Exit status: 0 success, 1 the job or the service failed, 2 wrong input.""
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(is_requested: bool) -> None:
+    if is_requested:
         typer.echo(f"hwnas {version_of('hwnas')}")
         raise typer.Exit
 

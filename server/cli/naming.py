@@ -20,8 +20,8 @@ def search_id(nas: Client, text: str) -> str:
     """
     if _FULL_ID.fullmatch(text):
         return text
-    found = nas.searches(match=text, limit=5).items
-    return _only("search", text, [(s.id, f"{s.id} ({s.spoken_name}, {s.name!r})") for s in found])
+    matches = nas.searches(match=text, limit=5).items
+    return _only("search", text, [(s.id, f"{s.id} ({s.spoken_name}, {s.name!r})") for s in matches])
 
 
 def onboarding_id(nas: Client, text: str) -> str:

@@ -96,11 +96,11 @@ def limit_text(front: FrontSchema, axes: ChartAxes, limit: float | None) -> str:
     if limit is None:
         return ""
     placed = [c for c in front.members if metric in c.metrics]
-    left = [c for c in placed if c.metrics[metric].value <= limit]
+    within_limit = [c for c in placed if c.metrics[metric].value <= limit]
     bound = f"With {METRICS[metric].label.lower()} of at most {formatting.quantity(limit, axes.x.unit)}"
-    if not left:
+    if not within_limit:
         return f"{bound}, no member of the front remains."
     quality = front.quality
-    best = quality.best(c.metrics[quality.metric].value for c in left)
+    best = quality.best(c.metrics[quality.metric].value for c in within_limit)
     value = formatting.quantity(best, quality.unit)
-    return f"{bound}, {len(left)} of {len(placed)} members remain; best {quality.label.lower()} {value}."
+    return f"{bound}, {len(within_limit)} of {len(placed)} members remain; best {quality.label.lower()} {value}."

@@ -13,12 +13,12 @@ from server.dashboard.dialogs import dialog_buttons
 from server.dashboard.elements import div, heading, text
 from server.dashboard.service_calls import call_service
 
-NOTHING = MarkBody()
+NO_MARK = MarkBody()
 
 
 def mark_of(marks: Iterable[MarkSchema], arch: str | None) -> MarkBody:
     """The mark of a candidate, or of the search itself (None)."""
-    return next((mark for mark in marks if mark.arch == arch), NOTHING)
+    return next((mark for mark in marks if mark.arch == arch), NO_MARK)
 
 
 class MarkEditor:
@@ -32,7 +32,7 @@ class MarkEditor:
         changed: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._client, self._search_id, self._arch, self._changed = client, search_id, arch, changed
-        self._mark = NOTHING
+        self._mark = NO_MARK
         with div("flow marks") as self._box:
             self._star = ui.button(on_click=self._toggle).props("flat round dense size=sm")
             self._note = ui.button("Note", icon="edit_note", on_click=self._open).props("flat dense no-caps size=sm")

@@ -63,8 +63,8 @@ class FrontCache:
 
 def _members(session: Session, job: Job, device: str, cached: CachedFront | None) -> Mapping[Key, PlacedCandidate]:
     if cached is not None and cached.seq < job.last_seq:
-        known = {**cached.members, **front_members(session, job.id, device, after=cached.seq)}
+        latest = {**cached.members, **front_members(session, job.id, device, after=cached.seq)}
         keys = member_keys(session, job.id, [device])
-        if keys <= known.keys():
-            return {key: known[key] for key in keys}
+        if keys <= latest.keys():
+            return {key: latest[key] for key in keys}
     return front_members(session, job.id, device)  # also where one became a member without a change of its own

@@ -15,7 +15,7 @@ from server.store.changes import note_change
 from server.store.models import EventRow, Job, NoticeRow
 from server.store.usage import add_usage
 
-TOLD: tuple[JobStatus, ...] = ("succeeded", "failed", "quarantined")
+ANNOUNCED: tuple[JobStatus, ...] = ("succeeded", "failed", "quarantined")
 """The ends of a search of which webhooks are told: those that nobody has caused by a command."""
 
 
@@ -30,7 +30,7 @@ def change_status(session: Session, job: Job, after: JobStatus, now: float, reas
     job.finished_at = now if after in ENDED else None
     job.error = reason if after in ("failed", "quarantined") else None
     append_status(session, job, StatusChanged(before, after, reason, by), now)
-    if job.kind == "search" and after in TOLD:
+    if job.kind == "search" and after in ANNOUNCED:
         session.add(NoticeRow(job_id=job.id, seq=job.last_seq, at=now, attempts=0, next_at=now))
 
 

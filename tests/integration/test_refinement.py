@@ -59,7 +59,7 @@ from nas.stages.verify import VerifyStage
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import fit_family, fit_networks, fit_transfer
-from predictors.onboarding.known import NOTHING, Knowledge, knowledge
+from predictors.onboarding.knowledge import NO_KNOWLEDGE, Knowledge, knowledge
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.refit import RefitService, can_learn, refitted
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
@@ -427,7 +427,7 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
     # Between 20 and 32 networks it could neither stand alone nor be told from such relatives.
     assert not can_learn(first, 10, 200, relatives(networks=20))
     assert can_learn(first, 10, 15, relatives(networks=20))
-    assert can_learn(first, 40, 200, NOTHING)
+    assert can_learn(first, 40, 200, NO_KNOWLEDGE)
     assert not can_learn(first, 3, 5, kin)
 
 

@@ -140,10 +140,10 @@ def read_manifest(folder: Path) -> PreparedManifest | None:
     try:
         manifest = _MANIFEST.validate_json((folder / MANIFEST).read_bytes())
         shards = [shard for shards in manifest.shards.values() for shard in shards]
-        whole = all((folder / shard.job.name).stat().st_size == shard.size_bytes for shard in shards)
+        is_complete = all((folder / shard.job.name).stat().st_size == shard.size_bytes for shard in shards)
     except (FileNotFoundError, ValidationError):
         return None
-    return manifest if whole and manifest.version == VERSION else None
+    return manifest if is_complete and manifest.version == VERSION else None
 
 
 def read_labels(folder: Path, split: str) -> Labels:

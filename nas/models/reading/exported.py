@@ -106,10 +106,10 @@ def read_exported(path: Path, max_bytes: int) -> ReadModel:
 
 
 def _check_types(program: Program) -> None:
-    for what, names in (("inputs", program.inputs), ("outputs", program.outputs)):
+    for role, names in (("inputs", program.inputs), ("outputs", program.outputs)):
         for name in names:
             if (kind := data_type(program.dtypes[name])) != "float32":
-                raise InvalidModel(f"expected {what} of floating-point numbers, got {name!r} of {kind}")
+                raise InvalidModel(f"expected {role} of floating-point numbers, got {name!r} of {kind}")
 
 
 class _ProgramTranslator:

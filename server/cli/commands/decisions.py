@@ -113,8 +113,8 @@ def _candidate(nas: Client, search_id: str, text: str | None) -> str | None:
     if text is None:
         return None
     front = nas.front(search_id)
-    known = [c.arch for c in (*front.members, *front.baseline, *front.references)]
-    return candidate_id(text, [*known, *(a.arch for a in nas.artifacts(search_id))])
+    arch_ids = [c.arch for c in (*front.members, *front.baseline, *front.references)]
+    return candidate_id(text, [*arch_ids, *(a.arch for a in nas.artifacts(search_id))])
 
 
 def _mark(nas: Client, search_id: str, arch: str | None) -> MarkBody:

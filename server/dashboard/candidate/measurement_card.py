@@ -136,8 +136,8 @@ def draw_layers(measurement: Measurement | None) -> None:
 
 
 def _sum_text(total_ms: float, median_ms: float | None) -> str:
-    whole = "" if median_ms is None else f", the whole network {formatting.significant(median_ms, 4)} ms"
-    return f"sum {formatting.significant(total_ms, 4)} ms under the profiler{whole}"
+    total_text = "" if median_ms is None else f", the whole network {formatting.significant(median_ms, 4)} ms"
+    return f"sum {formatting.significant(total_ms, 4)} ms under the profiler{total_text}"
 
 
 def _measured_rows(measurement: Measurement) -> list[tuple[str, str]]:

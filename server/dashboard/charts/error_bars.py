@@ -55,9 +55,9 @@ def quality_intervals(
 ) -> Series:
     """Vertical bars over an accuracy on ``test_images`` images, of members of the front alone: others would hide them.
     None where the number of images is not known, and for measures that are no share of images."""
-    drawn = candidates if axes.y.metric == "test_accuracy" and test_images else ()
+    with_accuracy = candidates if axes.y.metric == "test_accuracy" and test_images else ()
     data = []
-    for candidate in drawn:
+    for candidate in with_accuracy:
         if candidate.on_front:
             datum = make_datum(candidate, axes.x.metric, axes.y.metric)
             assert test_images is not None

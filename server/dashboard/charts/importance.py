@@ -11,10 +11,10 @@ MOST_SHOWN = 14
 
 def importance_chart(report: ImportanceReport) -> Options:
     """A bar for each of the most important decisions; the tip has the mean of the metric by choice."""
-    shown = report.decisions[:MOST_SHOWN][::-1]
+    most_important = report.decisions[:MOST_SHOWN][::-1]
     unit = formatting.unit_and_kind(report.metric)[0]
     bars = []
-    for decision in shown:
+    for decision in most_important:
         means = [
             (choice, formatting.MISSING if mean is None else formatting.quantity(mean, unit))
             for choice, mean in zip(decision.choices, decision.means, strict=True)
@@ -36,7 +36,7 @@ def importance_chart(report: ImportanceReport) -> Options:
             "axisLabel": {"color": FAINT, ":formatter": "v => Math.round(100 * v) + ' %'"},
             "splitLine": {"lineStyle": {"color": GRID}},
         },
-        "yAxis": {"type": "category", "data": [decision.decision for decision in shown], **axis},
+        "yAxis": {"type": "category", "data": [decision.decision for decision in most_important], **axis},
         "series": [
             {"id": "importance", "type": "bar", "data": bars, "itemStyle": {"color": SEARCH}, "barMaxWidth": 16}
         ],

@@ -38,7 +38,7 @@ def common_metrics(fronts: Sequence[FrontSchema]) -> tuple[str, ...] | None:
     axes = [[o.metric for o in front.objectives] for front in fronts if front.members]
     if not axes:
         return None
-    shared = tuple(metric for metric in axes[0] if all(metric in others for others in axes))
+    shared = tuple(metric for metric in axes[0] if all(metric in metrics for metrics in axes))
     quality = next(front.quality.metric for front in fronts if front.members)
     return shared if len(shared) >= 2 and quality in shared else None
 

@@ -38,21 +38,21 @@ class SearchesSnapshot:
 
 async def compare_searches_page(client: Client, ids: str) -> None:
     """Compare the searches of these ids, separated by commas."""
-    chosen = [i for i in dict.fromkeys(ids.split(",")) if i][:MOST_SEARCHES]
+    search_ids = [i for i in dict.fromkeys(ids.split(",")) if i][:MOST_SEARCHES]
 
     def fetch() -> SearchesSnapshot:
         offered = tuple((s.id, f"{s.name} ({s.spoken_name})") for s in client.searches("succeeded", _LISTED).items)
         try:
-            searches = tuple(client.search(i) for i in chosen)
+            searches = tuple(client.search(i) for i in search_ids)
         except NotFound as error:
             return SearchesSnapshot(offered, (), (), str(error))
-        return SearchesSnapshot(offered, searches, tuple(client.front(i) for i in chosen))
+        return SearchesSnapshot(offered, searches, tuple(client.front(i) for i in search_ids))
 
     with page_layout(client, "Compare searches", "/compare/searches") as shell:
         breadcrumbs(("Searches", "/"), ("Side by side", ""))
         heading("Searches side by side")
         draw_tabs("Searches")
-        choice = MemoizedView(lambda offered: _draw_choice(offered, chosen))
+        choice = MemoizedView(lambda offered: _draw_choice(offered, search_ids))
         problem = problem_view("These searches cannot be compared")
         body = MemoizedView(_draw, "stack")
 
@@ -64,12 +64,12 @@ async def compare_searches_page(client: Client, ids: str) -> None:
         await Poller(shell, fetch, draw, lambda _: False).start()
 
 
-def _draw_choice(offered: tuple[tuple[str, str], ...], chosen: Sequence[str]) -> None:
+def _draw_choice(offered: tuple[tuple[str, str], ...], search_ids: Sequence[str]) -> None:
     if len(offered) < 2:
         text("Comparing needs two searches that have succeeded.", "muted")
         return
-    names = dict(offered) | {i: i for i in chosen if i not in dict(offered)}
-    select = ui.select(names, multiple=True, value=list(chosen), label="Searches")
+    names = dict(offered) | {i: i for i in search_ids if i not in dict(offered)}
+    select = ui.select(names, multiple=True, value=list(search_ids), label="Searches")
     select.props(f"outlined dense use-chips max-values={MOST_SEARCHES}").classes("w-full")
     ui.button("Compare", on_click=lambda: ui.navigate.to(searches_url(select.value))).props("unelevated no-caps")
 
@@ -77,11 +77,11 @@ def _draw_choice(offered: tuple[tuple[str, str], ...], chosen: Sequence[str]) ->
 def _draw(searches: tuple[SearchSchema, ...], fronts: tuple[FrontSchema, ...]) -> None:
     if len(searches) < 2:
         return
-    drawn = [(s, f) for s, f in zip(searches, fronts, strict=True) if f.members]
+    with_front = [(s, f) for s, f in zip(searches, fronts, strict=True) if f.members]
     with div("cols same"):
         with div("card"):
             heading("Fronts", 2)
-            _draw_fronts([s for s, _ in drawn], [f for _, f in drawn])
+            _draw_fronts([s for s, _ in with_front], [f for _, f in with_front])
         with div("card"):
             heading("Hypervolume over evaluations", 2)
             labelled_chart(

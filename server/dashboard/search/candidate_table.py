@@ -152,7 +152,7 @@ class CandidateTableCard:
         self._table.columns = _columns([name for name in self._metrics if name not in self._hidden], self._kinds)
 
     def _selected(self) -> list[TableRow]:
-        wanted = (self._find.value or "").strip().lower()
+        query = (self._find.value or "").strip().lower()
         return [
             row
             for row in self._rows
@@ -160,7 +160,7 @@ class CandidateTableCard:
             and (not self._status.value or row["status"] == self._status.value)
             and (not self._front.value or row["front"])
             and (not self._starred.value or row["starred"])
-            and (wanted in row["arch"] or wanted in row["name"].lower())
+            and (query in row["arch"] or query in row["name"].lower())
         ]
 
     def _filter(self) -> None:

@@ -11,7 +11,7 @@ from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from nas.spaces.layer_work import WORK, layer_kind, layer_work
 from predictors.layer_times import LayerTimes, MeasuredWork
 from predictors.onboarding.fitting import fit_transfer
-from predictors.onboarding.known import Knowledge, informative, knowledge
+from predictors.onboarding.knowledge import Knowledge, informative, knowledge
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements, load_predictor
 from search_spaces.mobilenet_v3.space import build as build_mobilenet
 from search_spaces.nas_bench_201.space import build as build_cells
