@@ -53,7 +53,7 @@ class Steps:
     """One step of each side, which return their losses."""
 
     plain: Callable[[], float]
-    ours: Callable[[], float]
+    product: Callable[[], float]
 
 
 def supernet_steps(pixels: int, batch: int, name: str, precision: TrainingPrecision, small: bool = False) -> Steps:
@@ -69,10 +69,10 @@ def supernet_steps(pixels: int, batch: int, name: str, precision: TrainingPrecis
     training = Training(net, space, data, Pipeline(data, "cpu"), recipe, 0)
     training.begin(0)
     mixed = MixedImages(in_fast_layout(x), y, y, 1.0)
-    ours = lambda: training.learn(0, archs, batch, lambda part: mixed, 0.01)  # noqa: E731
+    product = lambda: training.learn(0, archs, batch, lambda part: mixed, 0.01)  # noqa: E731
 
     plain = PlainOnceForAll(_supernet(space), samplers.largest(space), lr=0.01, taught=taught)
-    return Steps(lambda: plain.step(x, y, archs), ours)
+    return Steps(lambda: plain.step(x, y, archs), product)
 
 
 def retraining_steps(pixels: int, batch: int, precision: TrainingPrecision, small: bool = False) -> tuple[Steps, float]:
@@ -112,11 +112,11 @@ def mobilenet_v3_large_arch(space: SearchSpace) -> Arch:
 
 def ratio(steps: Steps, repeats: int) -> tuple[float, float]:
     """The median of plain over ours in processor time, in turns, and how far the first losses are apart."""
-    plain_loss, our_loss = steps.plain(), steps.ours()
-    steps.plain(), steps.ours()
+    plain_loss, our_loss = steps.plain(), steps.product()
+    steps.plain(), steps.product()
     ratios = []
     for _ in range(repeats):
-        plain_s, our_s = _processor_s(steps.plain), _processor_s(steps.ours)
+        plain_s, our_s = _processor_s(steps.plain), _processor_s(steps.product)
         ratios.append(plain_s / our_s)
     return median(ratios), abs(plain_loss - our_loss) / abs(plain_loss)
 

@@ -22,7 +22,7 @@ explain what ``diverged``."""
 class Comparison:
     """One thing before and after, as text for people."""
 
-    what: str
+    label: str
     before: str
     after: str
     verdict: Verdict
@@ -76,8 +76,8 @@ def _metric(name: str, before: JsonObject, after: JsonObject) -> Comparison:
     return _equal(label, _value(old), _value(new), "diverged")
 
 
-def _equal(what: str, before: object, after: object, otherwise: Verdict) -> Comparison:
-    return Comparison(what, _text(before), _text(after), "same" if before == after else otherwise)
+def _equal(label: str, before: object, after: object, otherwise: Verdict) -> Comparison:
+    return Comparison(label, _text(before), _text(after), "same" if before == after else otherwise)
 
 
 def _text(value: object) -> str:

@@ -17,7 +17,7 @@ from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
 class ProfileDifferenceSchema(BaseModel):
     """A field in which two device profiles differ."""
 
-    what: str
+    label: str
     first: str
     second: str
 

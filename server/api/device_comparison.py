@@ -87,7 +87,7 @@ def profile_differences(first: DeviceProfile, second: DeviceProfile) -> list[Pro
     """The fields in which two profiles differ, except their names."""
     old, new = (_flat_fields(profile) for profile in (first, second))
     return [
-        ProfileDifferenceSchema(what=field.replace("_", " "), first=_format(value), second=_format(new[field]))
+        ProfileDifferenceSchema(label=field.replace("_", " "), first=_format(value), second=_format(new[field]))
         for field, value in old.items()
         if value != new[field]
     ]

@@ -302,7 +302,7 @@ def _check_enough_networks(space: SearchSpace) -> None:
 
 def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:
     """Raises InvalidSpec for few samples of a device that is not known elsewhere, without another to learn it from."""
-    if context.elsewhere or any(networks > spec.samples for networks in context.relatives.values()):
+    if context.measured_in_other_spaces or any(networks > spec.samples for networks in context.relatives.values()):
         return
     available = ", ".join(f"{name} ({networks})" for name, networks in context.relatives.items()) or "none"
     requirement = (

@@ -424,7 +424,7 @@ def comparison(c: DeviceComparisonSchema) -> RenderableType:
     table.add_row("predictor", f"{one.family}, version {one.number}", f"{two.family}, version {two.number}")
     table.add_row("mean error", formatting.figure(one.mape, ".1f", " %"), formatting.figure(two.mape, ".1f", " %"))
     for d in c.differences:
-        table.add_row(d.what, escape(d.first), escape(d.second))
+        table.add_row(d.label, escape(d.first), escape(d.second))
     return Group(*lines, table)
 
 

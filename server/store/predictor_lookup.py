@@ -15,13 +15,13 @@ from server.store.models import DeviceRow, Job, PredictorRow
 
 @dataclass(frozen=True)
 class RelatedDevice:
-    """Another device that was measured for the same space and data, or (``elsewhere``) the device itself for others:
+    """Another device that was measured for the same space and data, or (``other_space``) the device itself for others:
     the blob of its measurements, and of how many networks."""
 
     device: str
     blob: str
     networks: int
-    elsewhere: bool = False
+    other_space: bool = False
 
 
 def find_predictor(
@@ -62,7 +62,7 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
     query = select(PredictorRow.device, PredictorRow.space_id, Job.spec, Job.state)
     rows = session.execute(query.join(Job, Job.id == PredictorRow.id).order_by(PredictorRow.created_at))
     others: dict[str, RelatedDevice] = {}
-    elsewhere: dict[str, RelatedDevice] = {}
+    own: dict[str, RelatedDevice] = {}
     for device, space_id, record, state in rows:
         added, fit = DeviceSpec.model_validate(record), state.finished.get("fit", {})
         if "measurements_blob" not in fit:
@@ -72,5 +72,5 @@ def relatives_of(session: Session, spec: DeviceSpec) -> list[RelatedDevice]:
         if device != spec.name and same:
             others[device] = related
         elif device == spec.name and not same and "as_written" in fit["card"]:  # earlier versions stored no layers
-            elsewhere[space_id] = replace(related, elsewhere=True)
-    return [*(others[device] for device in sorted(others)), *elsewhere.values()]
+            own[space_id] = replace(related, other_space=True)
+    return [*(others[device] for device in sorted(others)), *own.values()]

@@ -280,7 +280,7 @@ def test_versions_drift_and_two_devices_over_rest(store: Store, api: TestClient,
     genes = next(g for g in np.ndindex(4, 4, 4) if Arch("tiny-0-10", g).id == predicted.arch)
     assert predicted.second_ms == pytest.approx(1.0 + 3.0 * genes[0] + genes[1] + 0.5 * genes[2])
     assert both.both_measured == sum(p.first_kind == p.second_kind == "measured" for p in both.pairs) > 0
-    assert [d.what for d in both.differences] == ["cores"]
+    assert [d.label for d in both.differences] == ["cores"]
     assert [(d.first, d.second) for d in both.differences] == [("4", "5")]
     assert {v.number for v in both.versions} == {1, 2}
     for path, status, message in (

@@ -170,9 +170,9 @@ def _manifest(nas: Client, search_id: str, arch: str) -> JsonObject:
 
 
 def _comparisons(comparisons: list[Comparison]) -> RenderableType:
-    table = render.grid("what", "before", "now", "")
+    table = render.grid("label", "before", "now", "")
     for comparison in comparisons:
-        row = (comparison.what, comparison.before, comparison.after)
+        row = (comparison.label, comparison.before, comparison.after)
         table.add_row(*map(escape, row), f"[{_COLOURS[comparison.verdict]}]{comparison.verdict}[/]")
     return table
 

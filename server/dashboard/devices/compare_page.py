@@ -128,7 +128,7 @@ def _draw_differences(first: str, second: str, differences: Sequence[ProfileDiff
             with div(tag="tbody"):
                 for difference in differences:
                     with div(tag="tr"):
-                        for value in (difference.what, difference.first, difference.second):
+                        for value in (difference.label, difference.first, difference.second):
                             text(value, tag="td")
 
 

@@ -81,7 +81,7 @@ class OnboardingContext:
     source: str | None
     agent_profile: DeviceProfile | None
     relatives: Mapping[str, int]
-    elsewhere: bool
+    measured_in_other_spaces: bool
 
 
 class SubmissionReader(Reader):
@@ -121,8 +121,8 @@ class SubmissionReader(Reader):
                 agent_owner=agent.owner if agent is not None else None,
                 source=device.profile.source if device is not None and device.profile is not None else None,
                 agent_profile=agent.profile if agent is not None else None,
-                relatives={r.device: r.networks for r in relatives if not r.elsewhere},
-                elsewhere=any(r.elsewhere for r in relatives),
+                relatives={r.device: r.networks for r in relatives if not r.other_space},
+                measured_in_other_spaces=any(r.other_space for r in relatives),
             )
 
 

@@ -34,7 +34,7 @@ def manifest(**metrics: float) -> dict[str, Any]:
 
 
 def verdicts(before: dict[str, Any], after: dict[str, Any]) -> dict[str, str]:
-    return {c.what: c.verdict for c in compare_manifests(before, after)}
+    return {c.label: c.verdict for c in compare_manifests(before, after)}
 
 
 def test_equal_packages_are_the_same_and_latency_is_close() -> None:

@@ -969,7 +969,7 @@ def test_reproduce_runs_the_spec_again_and_reports(
     monkeypatch.setattr(decisions, "_manifest", lambda _nas, _search, arch: after if arch == BEST else {})
     done = run("reproduce", str(path), "--json")
     assert done.exit_code == 1
-    verdicts = {c["what"]: c["verdict"] for c in json.loads(done.stdout.splitlines()[-1])}
+    verdicts = {c["label"]: c["verdict"] for c in json.loads(done.stdout.splitlines()[-1])}
     assert verdicts["Parameters"] == "diverged"
     assert verdicts["model.onnx"] == "same"
     with service.client() as nas:
