@@ -27,8 +27,10 @@ def _replacement_warning(session: Session, job: Job, device: str) -> str | None:
         .order_by(PredictorRow.number.desc())
         .limit(1)
     ).first()
+    if replacement is None:
+        return None
     used = _used_predictor(session, job, device)
-    if replacement is None or used is None:
+    if used is None:
         return None
     onboarding = session.get_one(Job, replacement.id)
     added = f"device {device} was added again by {onboarding.owner} on {utc(replacement.created_at):%Y-%m-%d %H:%M} UTC"

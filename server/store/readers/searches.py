@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nas.core.errors import NotFound
-from nas.core.events import SearchState
+from nas.core.events import HypervolumeAt, SearchState
 from nas.core.lifecycle import ENDED, JobStatus
 from nas.core.spec import SearchSpec
 from nas.core.spoken_names import ids_named
@@ -145,10 +145,13 @@ class _Page:
     """What the schemas of some searches need beside their rows, read at once."""
 
     def __init__(self, session: Session, jobs: Sequence[Job], now: float) -> None:
-        ids = [job.id for job in jobs]
-        rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(ids)))
-        self._fronts = {(row.job_id, row.device): FrontOverview.of(row) for row in rows}
-        self._hypervolumes = load_hypervolumes(session, ids)
+        ids, begun = [job.id for job in jobs], [job.id for job in jobs if job.point_count]
+        self._fronts: dict[tuple[str, str], FrontOverview] = {}
+        self._hypervolumes: dict[str, list[HypervolumeAt]] = {}
+        if begun:  # what was only just submitted has no front
+            rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(begun)))
+            self._fronts = {(row.job_id, row.device): FrontOverview.of(row) for row in rows}
+            self._hypervolumes = load_hypervolumes(session, begun)
         marks = select(MarkRow).where(MarkRow.job_id.in_(ids), MarkRow.arch_id == OF_SEARCH)
         self._marks = {row.job_id: row for row in session.scalars(marks)}
         self._waiting = wait_reasons(session, jobs, now)
@@ -174,7 +177,7 @@ class _Page:
             note=mark.note if mark is not None else "",
             parent=job.parent_id,
             predictor=job.predictor_id,
-            hypervolume_history=self._hypervolumes[job.id],
+            hypervolume_history=self._hypervolumes.get(job.id, []),
             conclusions=list(state.conclusions),
         )
 
