@@ -15,11 +15,11 @@ from typing import Literal, TypeAlias
 from nas.core.operators import GraphOperator, UnaryOp
 
 MapShape = tuple[int, int, int]
-Activation = Literal["relu", "hswish"]
+Activation = Literal["relu", "hswish", "swish"]
 Normalisation = Literal["affine", "plain"]  # batch norm with and without scale and shift
 
 INPUT = "input"
-_TEXT: dict[Activation | None, str] = {"relu": "ReLU", "hswish": "h-swish", None: ""}
+_TEXT: dict[Activation | None, str] = {"relu": "ReLU", "hswish": "h-swish", "swish": "swish", None: ""}
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,17 @@ class Conv2d(LayerBase):
 
     @property
     def op(self) -> str:
-        """``depthwise`` (grouped), ``pointwise`` (1x1) or ``dense``."""
-        return "depthwise" if self.groups > 1 else "pointwise" if self.kernel == 1 else "dense"
+        """``depthwise`` (a group for each channel), ``grouped``, ``pointwise`` (1x1) or ``dense``."""
+        if self.groups > 1:
+            return "depthwise" if self.groups == self.in_shape[0] else "grouped"
+        return "pointwise" if self.kernel == 1 else "dense"
 
     @cached_property
     def detail(self) -> str:
         """Text such as ``3x3 ReLU, stride 2``."""
         text = f"{self.kernel}x{self.kernel} {_TEXT[self.activation]}{'+ input' if self.residual else ''}".strip()
         text += f", dilation {self.dilation}" if self.dilation > 1 else ""
+        text += f", {self.groups} groups" if self.op == "grouped" else ""
         # Ungrouped convolutions with an activation never named their stride in stored keys; their shapes tell it.
         named = self.stride > 1 and (self.groups > 1 or self.activation is None)
         return text + (f", stride {self.stride}" if named else "")
@@ -303,6 +306,21 @@ class Skip(LayerBase):
 
 
 @dataclass(frozen=True)
+class ChannelShuffle(LayerBase):
+    """Channels of ``groups`` equal parts in turn: the first of each, the second of each, and so on (ShuffleNet, Zhang
+    et al., CVPR 2018)."""
+
+    groups: int
+
+    op = "shuffle"
+
+    @cached_property
+    def detail(self) -> str:
+        """Text such as ``of 2 groups``."""
+        return f"of {self.groups} groups"
+
+
+@dataclass(frozen=True)
 class Concat(LayerBase):
     """Maps of one shape, joined along their channels. ``in_shape`` is that of each of its inputs."""
 
@@ -388,6 +406,7 @@ Layer: TypeAlias = (
     | GlobalAveragePool
     | BatchNorm
     | Skip
+    | ChannelShuffle
     | Concat
     | OperatorLayer
     | CustomLayer

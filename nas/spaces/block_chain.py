@@ -106,7 +106,7 @@ class BlockChain:
     def _rows(self, genes_NG: Genes, tables: Sequence[Floats]) -> Iterator[Floats]:
         """The rows of N networks in the table of each block, zeros where it does not exist."""
         for block, table in zip(self.blocks, tables, strict=True):
-            rows = table[tuple(genes_NG[:, g] for g in block.genes)]
+            rows = np.broadcast_to(table[tuple(genes_NG[:, g] for g in block.genes)], (len(genes_NG), table.shape[-1]))
             if block.required is not None:
                 gene, least = block.required
                 rows = np.where((genes_NG[:, gene] >= least)[:, None], rows, 0.0)

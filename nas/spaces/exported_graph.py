@@ -16,6 +16,7 @@ from nas.core.layers import (
     INPUT,
     Activation,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv2d,
     CustomLayer,
@@ -146,6 +147,8 @@ class _Builder:
                 return self._relu(self._batch_norm(x, size, node.in_shape[0]), size)
             case Skip():
                 return x if node.stride == 1 else self._add(f"max pool 1, stride {node.stride}", [x], size)
+            case ChannelShuffle():
+                return self._add(f"Gather channels of {node.groups} groups", [x], size)
             case Concat():
                 return self._add("Concat", values, size)
             case Add():
@@ -175,6 +178,8 @@ class _Builder:
     def _activation(self, activation: Activation | None, x: int, size: int) -> int:
         if activation is None:
             return x
+        if activation == "swish":
+            return self._add("Mul", [x, self._add("Sigmoid", [x], size)], size)
         return self._add("Relu" if activation == "relu" else "HardSwish", [x], size)
 
     def _norm(self, norm: Normalisation | None, x: int, size: int, channels: int) -> int:

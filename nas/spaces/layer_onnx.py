@@ -17,6 +17,7 @@ from nas.core.errors import InvalidInput
 from nas.core.layers import (
     Activation,
     BatchNorm,
+    ChannelShuffle,
     Concat,
     Conv2d,
     CustomLayer,
@@ -32,7 +33,6 @@ from nas.core.layers import (
 from nas.spaces.operator_onnx import OWN_WEIGHTS, add_layer
 
 OPSET, IR_VERSION = 17, 8  # those of the models of whole networks
-_ACTIVATIONS: dict[Activation, str] = {"relu": "Relu", "hswish": "HardSwish"}
 
 
 def empty_to_onnx() -> bytes:
@@ -93,6 +93,9 @@ def layer_to_onnx(layer: Layer) -> bytes:
         case BatchNorm():
             model.add("BatchNormalization", *(model.weights(layer.in_shape[0]) for _ in range(4)))
             model.add("Relu")
+        case ChannelShuffle():
+            order = np.arange(layer.in_shape[0]).reshape(layer.groups, -1).T.reshape(-1)
+            model.add("Gather", model.constant(order), axis=1)
         case Concat():
             model.add("Concat", *(model.input(layer.in_shape) for _ in layer.inputs[1:]), axis=1)
         case Skip() | CustomLayer():
@@ -157,8 +160,19 @@ class _Model:
 
     def activate(self, activation: Activation | None) -> None:
         """Append an activation, if there is one."""
-        if activation is not None:
-            self.add(_ACTIVATIONS[activation])
+        match activation:
+            case None:
+                return
+            case "relu":
+                self.add("Relu")
+            case "hswish":
+                self.add("HardSwish")
+            case "swish":
+                before = self.last
+                self.add("Sigmoid")
+                self.add("Mul", before)
+            case _:
+                assert_never(activation)
 
     def convolve(
         self,

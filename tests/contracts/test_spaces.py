@@ -19,7 +19,7 @@ from search_spaces.layers.depthwise import ElasticDepthwise, depthwise_by_matmul
 from search_spaces.mobilenet_v3.space import PRESETS, MobileNetV3, SpaceParams, StageParams, build, inverted_residual
 from tests.support.spaces import WITHOUT_PARENT
 
-PRESET = dict.fromkeys(("darts_cell", "mobilenet_v3", "nas_bench_201", "resnet20_downsampling"), "digits")
+PRESET = dict.fromkeys(WITHOUT_PARENT, "digits")
 SHAPE = ImageShape(1, 8, 8, 10)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from nas.core.arch import Arch
@@ -24,6 +25,24 @@ def test_mobilenet_v3_large_has_its_published_blocks() -> None:
     ]
     assert [layer.kernel for layer in depthwise] == [3, 3, 5, 5, 5, 3, 3, 3, 3, 3, 3, 5, 5, 5]
     assert layers[0].in_shape == (3, 224, 224)
+
+
+@pytest.mark.parametrize(
+    ("space_name", "preset", "network", "macs"),
+    [("fbnet", "imagenet-small", "FBNet-A", 249e6), ("fbnet", "imagenet", "FBNet-B", 295e6)],
+)
+def test_published_networks_have_their_printed_macs(space_name: str, preset: str, network: str, macs: float) -> None:
+    space = build_space(SpaceSpec(name=space_name, params={"preset": preset}), IMAGES)
+    costs = space.costs(np.array([space.published[network]]))
+    assert costs["macs"][0] == pytest.approx(macs, rel=0.02)
+
+
+def test_fbnet_c_has_the_macs_of_its_published_code() -> None:
+    """FBNet (Wu et al., table 4) prints 375 million; the authors' definition of the network gives 2.7 % more."""
+    space = build_space(SpaceSpec(name="fbnet", params={"preset": "imagenet"}), IMAGES)
+    macs = space.costs(np.array([space.published["FBNet-C"]]))["macs"][0]
+    assert macs == 384_960_160
+    assert macs == pytest.approx(375e6, rel=0.03)
 
 
 def test_a_spec_names_a_published_network() -> None:

@@ -8,20 +8,23 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 
 from nas.core import registry
 from nas.core.arch import as_archs, sample
 from nas.core.errors import InvalidInput
-from nas.core.layers import INPUT, Conv2d, CustomLayer, Layer, Skip
+from nas.core.layers import INPUT, ChannelShuffle, Conv2d, CustomLayer, Layer, Skip
 from nas.core.ports import ImageShape
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.layer_lut import FREE, distinct_layers
+from search_spaces.layers import channel_shuffle
 
 SPACES = [
     ("mobilenet_v3", "digits"),
     ("mobilenet_v3", "cifar"),
     ("nas_bench_201", "digits"),
     ("darts_cell", "digits"),
+    ("fbnet", "digits"),
     ("resnet20_downsampling", "digits"),
 ]
 
@@ -54,9 +57,21 @@ def test_every_layer_of_our_spaces_is_a_model_of_its_shape_weights_and_work(name
         taps = sum(prod(w.dims) for w in kernels)
         biases = sum(prod(w.dims) for w in weights if len(w.dims) == 1 and w.data_type == onnx.TensorProto.FLOAT)
         assert taps <= layer.params <= taps + 2 * biases or layer.op == "norm", layer
-        pixels = prod(layer.out_shape[1:]) if layer.op in ("dense", "pointwise", "depthwise") else 1
+        pixels = prod(layer.out_shape[1:]) if layer.op in ("dense", "pointwise", "grouped", "depthwise") else 1
         assert taps * pixels == layer.macs, layer
     assert checked
+
+
+def test_a_shuffle_takes_the_channels_of_its_groups_in_turn() -> None:
+    session = onnxruntime.InferenceSession(
+        layer_to_onnx(ChannelShuffle("a", (INPUT,), (6, 1, 1), 2)), providers=["CPUExecutionProvider"]
+    )
+    x_BCHW = np.arange(6, dtype=np.float32).reshape(1, 6, 1, 1)
+    [shuffled] = session.run(None, {"input0": x_BCHW})
+    assert np.asarray(shuffled).ravel().tolist() == [0, 3, 1, 4, 2, 5]
+    from_torch = channel_shuffle.ChannelShuffle(6, 2)(torch.from_numpy(x_BCHW))
+    assert torch.equal(from_torch, channel_shuffle.shuffled(torch.from_numpy(x_BCHW), 2))
+    assert from_torch.ravel().tolist() == [0, 3, 1, 4, 2, 5]
 
 
 def test_layers_that_cannot_be_cut_out_are_refused() -> None:

@@ -1,0 +1,155 @@
+"""The supernet of the FBNet space: every operation of every place has weights of its own, as in FBNet's stochastic
+super net (Wu et al., CVPR 2019, section 3.2).
+
+Modules are made from the typed layers of the networks that have one operation everywhere.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from nas.core.arch import Arch
+from nas.core.layers import ChannelShuffle, Conv2d, Layer, Linear, Skip
+from nas.core.network import Network
+from nas.supernet import Supernet
+from search_spaces.layers import channel_shuffle
+from search_spaces.layers.batch_norm import ElasticBatchNorm
+from search_spaces.layers.depthwise import PlainDepthwise
+from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.plain_copies import filled
+from search_spaces.layers.residual import Residual
+
+
+def _convolution(layer: Conv2d) -> nn.Conv2d:
+    kind = PlainDepthwise if layer.op == "depthwise" else nn.Conv2d
+    c_in, padding = layer.in_shape[0], layer.kernel // 2
+    return kind(c_in, layer.out_channels, layer.kernel, layer.stride, padding, groups=layer.groups, bias=False)
+
+
+class ConvNorm(nn.Module):
+    """A convolution, batch norm and the ReLU after them, if there is one."""
+
+    def __init__(self, layer: Conv2d) -> None:
+        super().__init__()
+        self.layer = layer
+        self.conv = _convolution(layer)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.norm = ElasticBatchNorm(layer.out_channels)
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
+        y: torch.Tensor = self.norm(self.conv(x_BCHW))
+        return F.relu(y) if self.layer.activation else y
+
+    @torch.no_grad()
+    def cut(self) -> nn.Module:
+        """A copy as plain modules."""
+        with torch.device("meta"):
+            conv = _convolution(self.layer)
+        modules = OrderedDict[str, nn.Module](
+            conv=filled(conv, weight=self.conv.weight), norm=self.norm.cut(self.layer.out_channels)
+        )
+        if self.layer.activation:
+            modules["act"] = nn.ReLU()
+        return nn.Sequential(modules)
+
+
+class Block(nn.Module):
+    """The layers of one operation at one place, one after another, and the sum with their input where they have it."""
+
+    def __init__(self, layers: Mapping[str, Layer]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict({name: _part(layer) for name, layer in layers.items()})
+        self.is_residual = any(isinstance(layer, Conv2d) and layer.residual for layer in layers.values())
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
+        y = x_BCHW
+        for part in self.parts.values():
+            y = part(y)
+        return x_BCHW + y if self.is_residual else y
+
+    def cut(self) -> nn.Module:
+        """A copy as a plain block."""
+        modules: OrderedDict[str, nn.Module] = OrderedDict()
+        for name, part in self.parts.items():
+            modules[name] = part.cut() if isinstance(part, ConvNorm) else part
+        body = nn.Sequential(modules)
+        return Residual(body) if self.is_residual else body
+
+
+def _part(layer: Layer) -> nn.Module:
+    match layer:
+        case Conv2d():
+            return ConvNorm(layer)
+        case ChannelShuffle():
+            return channel_shuffle.ChannelShuffle(layer.in_shape[0], layer.groups)
+        case Skip():
+            return nn.Identity()
+        case _:
+            raise AssertionError(f"no block has a layer of kind {layer.op}")
+
+
+class FBNetSupernet(Supernet):
+    """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
+
+    ``networks``: for each operation, the network that has it at every place.
+    """
+
+    def __init__(self, networks: Sequence[Network], dropout: float, seed: int) -> None:
+        super().__init__()
+        self.dropout = dropout
+        layers = {layer.name: layer for layer in networks[-1].layers}
+        stem, final, classifier = layers["stem"], layers["final"], layers["classifier"]
+        assert isinstance(stem, Conv2d)
+        assert isinstance(final, Conv2d)
+        assert isinstance(classifier, Linear)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.stem = ConvNorm(stem)
+            self.places = nn.ModuleDict(
+                {
+                    place.replace(".", "_"): nn.ModuleList(Block(network.blocks[place]) for network in networks)
+                    for place in networks[-1].blocks
+                }
+            )
+            self.final = ConvNorm(final)
+            self.classifier = ElasticLinear(final.out_channels, classifier.out_features)
+
+    def _blocks(self, arch: Arch) -> dict[str, Block]:
+        chosen: dict[str, Block] = {}
+        for (place, operations), gene in zip(self.places.items(), arch.genes, strict=True):
+            assert isinstance(operations, nn.ModuleList)
+            block = operations[gene]
+            assert isinstance(block, Block)
+            chosen[place] = block
+        return chosen
+
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """Logits (B, classes) of ``arch``."""
+        x = self.stem(x_BCHW)
+        for block in self._blocks(arch).values():
+            x = block(x)
+        x = self.final(x).mean((2, 3))
+        x = F.dropout(x, self.dropout, self.training)
+        logits: torch.Tensor = self.classifier(x, self.classifier.out_features)
+        return logits
+
+    def subnet(self, arch: Arch) -> nn.Module:
+        """A plain ``nn.Sequential`` of this architecture with copied weights."""
+        modules: OrderedDict[str, nn.Module] = OrderedDict(stem=self.stem.cut())
+        for place, block in self._blocks(arch).items():
+            modules[place] = block.cut()
+        modules |= OrderedDict(
+            final=self.final.cut(),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flatten=nn.Flatten(),
+            dropout=nn.Dropout(self.dropout),
+            classifier=self.classifier.cut(self.classifier.in_features, self.classifier.out_features),
+        )
+        return nn.Sequential(modules).train(self.training)
