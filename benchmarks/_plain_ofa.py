@@ -16,8 +16,9 @@ from nas.core.arch import Arch
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
+from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock, stage_blocks
 from search_spaces.layers.squeeze_excite import ElasticSqueezeExcite
-from search_spaces.mobilenet_v3.network import BlockLayers, ElasticBlock, MobileNetV3Supernet, stage_blocks
+from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
 
 Tensor = torch.Tensor
 
@@ -84,7 +85,9 @@ def logits(net: MobileNetV3Supernet, x: Tensor, arch: Arch) -> Tensor:
 
 def _block(block: ElasticBlock, x: Tensor, layers: BlockLayers) -> Tensor:
     act = F.relu if block.act == "relu" else hswish
-    y = act(_norm(block.expand_norm, _conv(block.expand, x, layers.expand.out_channels)))
+    assert block.expand is not None
+    assert block.expand_norm is not None
+    y = act(_norm(block.expand_norm, _conv(block.expand, x, layers.inner)))
     y = act(_norm(block.depthwise_norm, _depthwise(block.depthwise, y, layers.depthwise.kernel)))
     if block.se is not None and layers.se is not None:
         y = _squeeze_excite(block.se, y, layers.se.squeezed)

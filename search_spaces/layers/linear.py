@@ -10,21 +10,27 @@ from search_spaces.layers.plain_copies import filled
 
 
 class ElasticLinear(nn.Module):
-    """Fully connected layer with bias over the first inputs and outputs."""
+    """Fully connected layer over the first inputs and outputs."""
 
-    def __init__(self, c_in: int, c_out: int) -> None:
+    def __init__(self, c_in: int, c_out: int, *, bias: bool = True) -> None:
         super().__init__()
-        dense = nn.Linear(c_in, c_out)
+        dense = nn.Linear(c_in, c_out, bias=bias)
         self.in_features, self.out_features = c_in, c_out
         self.weight, self.bias = dense.weight, dense.bias
 
     def forward(self, x_BC: torch.Tensor, c_out: int) -> torch.Tensor:
         """(B, c_in') -> (B, c_out)."""
-        return F.linear(x_BC, self.weight[:c_out, : x_BC.shape[1]], self.bias[:c_out])
+        bias = None if self.bias is None else self.bias[:c_out]
+        return F.linear(x_BC, self.weight[:c_out, : x_BC.shape[1]], bias)
 
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Linear:
         """The first channels as a plain linear layer."""
         with torch.device("meta"):
-            linear = nn.Linear(c_in, c_out)
-        return filled(linear, weight=self.weight[:c_out, :c_in], bias=self.bias[:c_out])
+            linear = nn.Linear(c_in, c_out, bias=self.bias is not None)
+        weight = self.weight[:c_out, :c_in]
+        return (
+            filled(linear, weight=weight)
+            if self.bias is None
+            else filled(linear, weight=weight, bias=self.bias[:c_out])
+        )

@@ -7,155 +7,22 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
-from nas.core.layers import Activation, Conv2d, Layer, Linear, SqueezeExcite
+from nas.core.layers import Conv2d, Linear
 from nas.core.network import Network
 from nas.supernet import Supernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
+from search_spaces.layers.inverted_residual import ElasticBlock, importance_order, permute_norm, stage_blocks
 from search_spaces.layers.linear import ElasticLinear
-from search_spaces.layers.squeeze_excite import ElasticSqueezeExcite
-
-
-def _activation(name: Activation | None) -> nn.Module:
-    return nn.ReLU() if name == "relu" else nn.Hardswish()
-
-
-@dataclass(frozen=True)
-class BlockLayers:
-    """The typed layers of an inverted-residual block."""
-
-    expand: Conv2d
-    depthwise: Conv2d
-    se: SqueezeExcite | None
-    project: Conv2d
-
-    @classmethod
-    def of(cls, layers: Mapping[str, Layer]) -> BlockLayers:
-        """From layers by the last part of their name."""
-        expand, depthwise, project, se = layers["expand"], layers["depthwise"], layers["project"], layers.get("se")
-        assert isinstance(expand, Conv2d)
-        assert isinstance(depthwise, Conv2d)
-        assert isinstance(project, Conv2d)
-        assert se is None or isinstance(se, SqueezeExcite)
-        return cls(expand, depthwise, se, project)
-
-
-def stage_blocks(network: Network) -> list[list[BlockLayers]]:
-    """The blocks of each stage of a network."""
-    stages: dict[str, list[BlockLayers]] = {}
-    for name, layers in network.blocks.items():
-        stage, _, block = name.partition(".")
-        if block:
-            stages.setdefault(stage, []).append(BlockLayers.of(layers))
-    return list(stages.values())
-
-
-class Residual(nn.Module):
-    """``x + body(x)``."""
-
-    def __init__(self, body: nn.Module) -> None:
-        super().__init__()
-        self.body = body
-
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """Same shape."""
-        out: torch.Tensor = x_BCHW + self.body(x_BCHW)
-        return out
-
-
-class ElasticBlock(nn.Module):
-    """Inverted residual: expand 1x1, depthwise, squeeze-excite, project 1x1; input and output may be narrowed.
-
-    ``largest``: its layers in the largest network.
-    """
-
-    def __init__(self, largest: BlockLayers, kernels: Sequence[int]) -> None:
-        super().__init__()
-        inner, c_out = largest.expand.out_channels, largest.project.out_channels
-        self.act = largest.expand.activation
-        self.expand = ElasticConv(largest.expand.in_shape[0], inner)
-        self.expand_norm = ElasticBatchNorm(inner)
-        self.depthwise = ElasticDepthwise(inner, kernels, largest.depthwise.stride)
-        self.depthwise_norm = ElasticBatchNorm(inner)
-        self.se = None if largest.se is None else ElasticSqueezeExcite(inner, largest.se.squeezed)
-        self.project = ElasticConv(inner, c_out)
-        self.project_norm = ElasticBatchNorm(c_out)
-
-    def _act(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(x, inplace=True) if self.act == "relu" else F.hardswish(x)
-
-    def forward(self, x_BCHW: torch.Tensor, layers: BlockLayers) -> torch.Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
-        y = self._act(self.expand_norm(self.expand(x_BCHW, layers.expand.out_channels)))
-        y = self._act(self.depthwise_norm(self.depthwise(y, layers.depthwise.kernel)))
-        if self.se is not None and layers.se is not None:
-            y = self.se(y, layers.se.squeezed)
-        y = self.project_norm(self.project(y, layers.project.out_channels))
-        out: torch.Tensor = y if layers.project.residual is None else x_BCHW + y
-        return out
-
-    def cut(self, layers: BlockLayers) -> nn.Module:
-        """A copy as a plain block."""
-        inner, c_out = layers.expand.out_channels, layers.project.out_channels
-        modules: OrderedDict[str, nn.Module] = OrderedDict(
-            expand=self.expand.cut(layers.expand.in_shape[0], inner),
-            expand_norm=self.expand_norm.cut(inner),
-            expand_act=_activation(self.act),
-            depthwise=self.depthwise.cut(inner, layers.depthwise.kernel),
-            depthwise_norm=self.depthwise_norm.cut(inner),
-            depthwise_act=_activation(self.act),
-        )
-        if self.se is not None and layers.se is not None:
-            modules["se"] = self.se.cut(inner, layers.se.squeezed)
-        modules["project"] = self.project.cut(inner, c_out)
-        modules["project_norm"] = self.project_norm.cut(c_out)
-        body = nn.Sequential(modules)
-        return body if layers.project.residual is None else Residual(body)
-
-    @torch.no_grad()
-    def sort_channels(self, trained: Sequence[BlockLayers]) -> None:
-        """Sort inner channels by the L1 norm of their weights in the last 1x1 convolution, largest first. ``trained``:
-        layers of blocks whose function stays unchanged."""
-        order = importance_order(
-            self.project.weight.abs().sum((0, 2, 3)), {layers.expand.out_channels for layers in trained}
-        )
-        self.expand.weight.copy_(self.expand.weight[order])
-        self.depthwise.weight.copy_(self.depthwise.weight[order])
-        permute_norm(self.expand_norm, order)
-        permute_norm(self.depthwise_norm, order)
-        if self.se is not None:
-            self.se.reduce.weight.copy_(self.se.reduce.weight[:, order])
-            self.se.expand.weight.copy_(self.se.expand.weight[order])
-            self.se.expand.bias.copy_(self.se.expand.bias[order])
-            squeezed = {layers.se.squeezed for layers in trained if layers.se is not None}
-            rank = importance_order(self.se.expand.weight.abs().sum(0), squeezed)
-            self.se.reduce.weight.copy_(self.se.reduce.weight[rank])
-            self.se.reduce.bias.copy_(self.se.reduce.bias[rank])
-            self.se.expand.weight.copy_(self.se.expand.weight[:, rank])
-        self.project.weight.copy_(self.project.weight[:, order])
-
-
-def importance_order(importance_C: torch.Tensor, boundaries: Collection[int]) -> torch.Tensor:
-    """The channels by falling importance, within groups that end at ``boundaries``: the first n channels are the same
-    set as before for every n of them."""
-    ends = sorted({*boundaries, len(importance_C)})
-    groups = zip([0, *ends], ends, strict=False)
-    return torch.cat([start + importance_C[start:end].argsort(descending=True) for start, end in groups])
-
-
-def permute_norm(norm: ElasticBatchNorm, order: torch.Tensor) -> None:
-    """Permute the channels of a batch norm in place."""
-    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-        tensor.copy_(tensor[order])
+from search_spaces.layers.residual import Residual
 
 
 class MobileNetV3Supernet(Supernet):
@@ -272,8 +139,8 @@ class MobileNetV3Supernet(Supernet):
     def _sort_stage(self, s: int, boundaries: Collection[int]) -> None:
         """Sort the output channels of a stage's blocks, which residual connections share."""
         blocks = _blocks(self.stages[s])
-        readers = [block.expand for block in blocks[1:]]
-        readers.append(_blocks(self.stages[s + 1])[0].expand if s + 1 < len(self.stages) else self.final)
+        readers = [_expansion(block) for block in blocks[1:]]
+        readers.append(_expansion(_blocks(self.stages[s + 1])[0]) if s + 1 < len(self.stages) else self.final)
         importance_C = torch.stack([reader.weight.abs().sum((0, 2, 3)) for reader in readers]).sum(0)
         order = importance_order(importance_C, boundaries)
         for block in blocks:
@@ -286,3 +153,8 @@ class MobileNetV3Supernet(Supernet):
 def _blocks(stage: nn.Module) -> list[ElasticBlock]:
     assert isinstance(stage, nn.ModuleList)
     return [block for block in stage if isinstance(block, ElasticBlock)]
+
+
+def _expansion(block: ElasticBlock) -> ElasticConv:
+    assert block.expand is not None
+    return block.expand

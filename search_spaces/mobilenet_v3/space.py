@@ -20,19 +20,14 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, m
 from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec
 from nas.core.graph import GraphEncoding
-from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear, SqueezeExcite
+from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear
 from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from search_spaces.inverted_residual import InvertedResidual, divisible
 from search_spaces.presets import preset_of
-
-
-def divisible(channels: float, by: int = 8) -> int:
-    """The nearest multiple of ``by`` that is not more than 10 % below ``channels`` (MobileNet's rounding rule)."""
-    rounded = max(by, int(channels + by / 2) // by * by)
-    return rounded + by if rounded < 0.9 * channels else rounded
 
 
 class StageParams(BaseModel):
@@ -339,22 +334,4 @@ def inverted_residual(
     stage: StageParams,
 ) -> list[NetworkNode]:
     """Expand 1x1, depthwise, squeeze-excite, project 1x1; a skip connection where the shape stays the same."""
-    inner = divisible(in_shape[0] * expand)
-    expansion = Conv2d(f"{name}.expand", (source,), in_shape, inner, 1, activation=stage.act)
-    depthwise = Conv2d(
-        f"{name}.depthwise",
-        (expansion.name,),
-        expansion.out_shape,
-        inner,
-        kernel,
-        stride,
-        groups=inner,
-        activation=stage.act,
-    )
-    nodes: list[NetworkNode] = [expansion, depthwise]
-    if stage.se:
-        squeezed = divisible(inner / 4)
-        nodes.append(SqueezeExcite(f"{name}.se", (depthwise.name,), depthwise.out_shape, squeezed))
-    residual = source if stride == 1 and in_shape[0] == c_out else None
-    project = Conv2d(f"{name}.project", (nodes[-1].name,), depthwise.out_shape, c_out, 1, residual=residual)
-    return [*nodes, project]
+    return InvertedResidual(c_out, kernel, expand, stride, stage.act, stage.se).nodes(name, source, in_shape)

@@ -29,7 +29,17 @@ def test_mobilenet_v3_large_has_its_published_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("space_name", "preset", "network", "macs"),
-    [("fbnet", "imagenet-small", "FBNet-A", 249e6), ("fbnet", "imagenet", "FBNet-B", 295e6)],
+    [
+        ("fbnet", "imagenet-small", "FBNet-A", 249e6),
+        ("fbnet", "imagenet", "FBNet-B", 295e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A0", 203e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A1", 279e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A2", 317e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A3", 357e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A4", 444e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A5", 491e6),
+        ("attentive_nas", "imagenet", "AttentiveNAS-A6", 709e6),
+    ],
 )
 def test_published_networks_have_their_printed_macs(space_name: str, preset: str, network: str, macs: float) -> None:
     space = build_space(SpaceSpec(name=space_name, params={"preset": preset}), IMAGES)

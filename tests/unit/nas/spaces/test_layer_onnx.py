@@ -23,6 +23,7 @@ SPACES = [
     ("mobilenet_v3", "digits"),
     ("mobilenet_v3", "cifar"),
     ("nas_bench_201", "digits"),
+    ("attentive_nas", "digits"),
     ("darts_cell", "digits"),
     ("fbnet", "digits"),
     ("resnet20_downsampling", "digits"),
