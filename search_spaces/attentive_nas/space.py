@@ -52,7 +52,7 @@ Kernels = Annotated[
 ]
 
 
-class StageParams(BaseModel):
+class ElasticStage(BaseModel):
     """The choices of one stage, ``stride`` of its first block, squeeze-excite. Blocks that expand by 1 alone have no
     expansion."""
 
@@ -73,7 +73,7 @@ class SpaceParams(BaseModel):
     resolutions: Resolutions
     stem: Widths
     stem_stride: Literal[1, 2]
-    stages: tuple[StageParams, ...] = Field(min_length=1, max_length=16)
+    stages: tuple[ElasticStage, ...] = Field(min_length=1, max_length=16)
     final_expand: int = Field(default=6, ge=1, le=16)
     head: Widths
     dropout: float = Field(default=0.2, ge=0, lt=1)
@@ -82,8 +82,8 @@ class SpaceParams(BaseModel):
 Row = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...], Literal[1, 2], bool]
 
 
-def _stages(*rows: Row) -> tuple[StageParams, ...]:
-    return tuple(StageParams(widths=w, depths=d, expands=e, stride=s, se=se) for w, d, e, s, se in rows)
+def _stages(*rows: Row) -> tuple[ElasticStage, ...]:
+    return tuple(ElasticStage(widths=w, depths=d, expands=e, stride=s, se=se) for w, d, e, s, se in rows)
 
 
 PRESETS: dict[str, SpaceParams] = {
@@ -274,7 +274,7 @@ class AttentiveNAS(DescribedSpace[SpaceParams]):
 
 
 def _stage_block(
-    stage: StageParams, maps: Sequence[int], stride: int, widths_before: Sequence[int] | None
+    stage: ElasticStage, maps: Sequence[int], stride: int, widths_before: Sequence[int] | None
 ) -> NodeFactory:
     """Blocks by resolution, width of the previous stage (None: the own width), own width, kernel and expansion."""
 

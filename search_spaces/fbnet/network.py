@@ -31,7 +31,7 @@ def _convolution(layer: Conv2d) -> nn.Conv2d:
     return kind(c_in, layer.out_channels, layer.kernel, layer.stride, padding, groups=layer.groups, bias=False)
 
 
-class ConvNorm(nn.Module):
+class ConvNormRelu(nn.Module):
     """A convolution, batch norm and the ReLU after them, if there is one."""
 
     def __init__(self, layer: Conv2d) -> None:
@@ -78,7 +78,7 @@ class Block(nn.Module):
         """A copy as a plain block."""
         modules: OrderedDict[str, nn.Module] = OrderedDict()
         for name, part in self.parts.items():
-            modules[name] = part.cut() if isinstance(part, ConvNorm) else part
+            modules[name] = part.cut() if isinstance(part, ConvNormRelu) else part
         body = nn.Sequential(modules)
         return Residual(body) if self.is_residual else body
 
@@ -86,9 +86,9 @@ class Block(nn.Module):
 def _part(layer: Layer) -> nn.Module:
     match layer:
         case Conv2d():
-            return ConvNorm(layer)
+            return ConvNormRelu(layer)
         case ChannelShuffle():
-            return channel_shuffle.ChannelShuffle(layer.in_shape[0], layer.groups)
+            return channel_shuffle.Shuffle2d(layer.in_shape[0], layer.groups)
         case Skip():
             return nn.Identity()
         case _:
@@ -111,14 +111,14 @@ class FBNetSupernet(Supernet):
         assert isinstance(classifier, Linear)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.stem = ConvNorm(stem)
+            self.stem = ConvNormRelu(stem)
             self.places = nn.ModuleDict(
                 {
                     place.replace(".", "_"): nn.ModuleList(Block(network.blocks[place]) for network in networks)
                     for place in networks[-1].blocks
                 }
             )
-            self.final = ConvNorm(final)
+            self.final = ConvNormRelu(final)
             self.classifier = ElasticLinear(final.out_channels, classifier.out_features)
 
     def _blocks(self, arch: Arch) -> dict[str, Block]:

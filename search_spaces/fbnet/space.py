@@ -54,7 +54,7 @@ OPERATIONS: dict[str, Operation | None] = {
 _NAMES = tuple(OPERATIONS)
 
 
-class StageParams(BaseModel):
+class FBNetStage(BaseModel):
     """One stage: output ``width``, number of ``blocks``, ``stride`` of its first block."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,13 +70,13 @@ class SpaceParams(BaseModel):
     resolution: int = Field(ge=4, le=2048)
     stem: int = Field(ge=2, le=512, multiple_of=2)
     stem_stride: Literal[1, 2]
-    stages: tuple[StageParams, ...] = Field(min_length=1, max_length=16)
+    stages: tuple[FBNetStage, ...] = Field(min_length=1, max_length=16)
     final: int = Field(ge=2, le=8192)
     dropout: float = Field(default=0.2, ge=0, lt=1)
 
 
-def _stages(*rows: tuple[int, int, Literal[1, 2]]) -> tuple[StageParams, ...]:
-    return tuple(StageParams(width=w, blocks=n, stride=s) for w, n, s in rows)
+def _stages(*rows: tuple[int, int, Literal[1, 2]]) -> tuple[FBNetStage, ...]:
+    return tuple(FBNetStage(width=w, blocks=n, stride=s) for w, n, s in rows)
 
 
 _IMAGENET = SpaceParams(

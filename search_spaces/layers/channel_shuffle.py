@@ -12,7 +12,7 @@ def shuffled(x_BCHW: torch.Tensor, groups: int) -> torch.Tensor:
     return x_BCHW.view(b, groups, c // groups, h, w).transpose(1, 2).reshape(b, c, h, w)
 
 
-class ChannelShuffle(nn.Module):
+class Shuffle2d(nn.Module):
     """``shuffled`` as a module. It picks the channels by their positions, which is exported as one operator where views
     would be three and those that compute their sizes."""
 

@@ -70,7 +70,7 @@ def test_a_shuffle_takes_the_channels_of_its_groups_in_turn() -> None:
     x_BCHW = np.arange(6, dtype=np.float32).reshape(1, 6, 1, 1)
     [shuffled] = session.run(None, {"input0": x_BCHW})
     assert np.asarray(shuffled).ravel().tolist() == [0, 3, 1, 4, 2, 5]
-    from_torch = channel_shuffle.ChannelShuffle(6, 2)(torch.from_numpy(x_BCHW))
+    from_torch = channel_shuffle.Shuffle2d(6, 2)(torch.from_numpy(x_BCHW))
     assert torch.equal(from_torch, channel_shuffle.shuffled(torch.from_numpy(x_BCHW), 2))
     assert from_torch.ravel().tolist() == [0, 3, 1, 4, 2, 5]
 
