@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.waiting import wait_for
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LAYERS, OPERATIONS, DEVICES, NETWORKS, SAMPLES = 22, 9, 20, 300, 10
 PACKAGE = f"""

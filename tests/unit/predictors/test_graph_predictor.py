@@ -16,7 +16,7 @@ from nas.core.device import Latency
 from nas.core.errors import InvalidInput
 from nas.core.graph import Graph, GraphEncoding
 from nas.core.metrics import mape, spearman
-from nas.core.ports import ImageShape, PredictorDefaults, SearchSpace, predict_latency
+from nas.core.ports import ImageShape, LatencyPredictor, PredictorDefaults, SearchSpace, predict_latency
 from predictors.families.auto import AutoPredictor
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.graph import GraphNetwork, Wiring
@@ -59,6 +59,12 @@ def longest_way_ms(genes_NG: Genes) -> Floats:
     for e, (a, b) in enumerate(EDGES):
         reached_NV[:, b] = np.maximum(reached_NV[:, b], reached_NV[:, a] + cost_O[genes_NG[:, e]])
     return np.asarray(1.0 + np.maximum(reached_NV[:, -1], 0.0))
+
+
+@pytest.fixture(scope="module")
+def fitted() -> LatencyPredictor:
+    """Fitted to the first 40 networks: a fit takes seconds."""
+    return fit_networks("graph", CELLS, GENES[:40], longest_way_ms(GENES[:40]))
 
 
 def test_our_spaces_tell_their_graphs() -> None:
@@ -118,13 +124,13 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
     assert 0.9 <= (y[150:] <= guess.upper_ms).mean() <= 1.0
 
 
-def test_the_best_tries_graphs_where_there_are_any() -> None:
+def test_the_best_tries_graphs_where_there_are_any(fitted: LatencyPredictor) -> None:
     y = longest_way_ms(GENES)
     tried = fit_networks("auto", CELLS, GENES[:64], y[:64])
     assert isinstance(tried, AutoPredictor)
     assert "graph" in tried.errors
     assert "graph" not in AutoPredictor.fit(CELLS.features(GENES[:64]), y[:64]).errors
-    best = AutoPredictor(fit_networks("graph", CELLS, GENES[:64], y[:64]), tried.errors)  # type: ignore[arg-type]
+    best = AutoPredictor(fitted, tried.errors)  # type: ignore[arg-type]
     again = load_predictor("auto", dump_predictor(best))
     selected_ms, read, own = (predict_latency(p, CELLS, GENES[64:]).mean_ms for p in (best, again, best.chosen))
     assert (selected_ms == read).all()
@@ -152,11 +158,10 @@ def _point(x: Floats, y: Floats, graph: Graph) -> GraphNetwork:
     return GraphNetwork.fit_mean(x, y, 0, Wiring.of(graph))
 
 
-def test_a_refit_reads_graphs_again_and_other_spaces_are_refused() -> None:
+def test_a_refit_reads_graphs_again_and_other_spaces_are_refused(fitted: LatencyPredictor) -> None:
     y = longest_way_ms(GENES)
-    first = fit_networks("graph", CELLS, GENES[:40], y[:40])
     training_data = DeviceMeasurements(GENES[:40], y[:40], np.arange(40) % 4 == 0)
-    second = refitted(first, training_data, CELLS, GENES[40:60], y[40:60])
+    second = refitted(fitted, training_data, CELLS, GENES[40:60], y[40:60])
     assert isinstance(second.predictor, GraphNetwork)
     assert len(second.measurements.latency_ms_N) == 60
     chain = space_of("mobilenet_v3")
@@ -179,10 +184,9 @@ def test_a_predictor_with_defaults_reads_features_and_has_no_domain() -> None:
     assert Plain().extrapolations(CELLS, GENES) is None
 
 
-def test_predicting_needs_no_torch(tmp_path: Path) -> None:
+def test_predicting_needs_no_torch(tmp_path: Path, fitted: LatencyPredictor) -> None:
     """A server predicts with what a worker has fitted."""
-    predictor = fit_networks("graph", CELLS, GENES[:40], longest_way_ms(GENES[:40]))
-    (tmp_path / "stored").write_bytes(dump_predictor(predictor))
+    (tmp_path / "stored").write_bytes(dump_predictor(fitted))
     columns = encoding_of(CELLS).columns(GENES[:3])
     code = (
         "import sys, numpy as np; from pathlib import Path; from predictors.storage import load_predictor; "
@@ -191,4 +195,4 @@ def test_predicting_needs_no_torch(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", code, str(tmp_path / "stored"), str(columns.tolist())]
     out = subprocess.run(command, capture_output=True, text=True, check=True)
-    np.testing.assert_allclose([*map(float, out.stdout.split())], predictor.predict(columns).mean_ms, rtol=1e-12)
+    np.testing.assert_allclose([*map(float, out.stdout.split())], fitted.predict(columns).mean_ms, rtol=1e-12)
