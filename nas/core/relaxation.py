@@ -19,16 +19,18 @@ class Relaxation:
 
     ``nodes``: for each edge, the node it ends in; edges of different cells end in different nodes. ``inputs``: how many
     incoming edges each node of a discrete network has, None for all. ``none`` and ``skip``: the columns of the zero
-    operation and of the identity. ``parameter_free``: the columns without parameters, these two among them.
+    operation (None without one) and of the identity. ``parameter_free``: the columns without parameters, these two
+    among them. ``available``: the operations that each edge has, None where all have all.
     """
 
     edges: tuple[str, ...]
     operations: tuple[str, ...]
     nodes: tuple[int, ...]
-    none: int
+    none: int | None
     skip: int
     parameter_free: tuple[int, ...]
     inputs: int | None = None
+    available: tuple[tuple[bool, ...], ...] | None = None
 
     @classmethod
     def of_cells(
@@ -56,6 +58,17 @@ class Relaxation:
     def real(self) -> NDArray[np.bool_]:
         """All columns but ``none``, as a mask of shape (O,)."""
         return np.array([o != self.none for o in range(len(self.operations))])
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """The operations that each edge has, shape (E, O)."""
+        return np.ones(self.shape, dtype=bool) if self.available is None else np.array(self.available)
+
+    @property
+    def uniform(self) -> Floats:
+        """Equal probabilities of the operations that each edge has, shape (E, O)."""
+        p_EO: Floats = self.mask / self.mask.sum(axis=1, keepdims=True)
+        return p_EO
 
 
 def skip_share(relaxation: Relaxation, table_EO: Floats) -> float:

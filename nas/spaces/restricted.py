@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nas.core.arch import Genes
+from nas.core.arch import Floats, Genes
 from nas.core.ports import SearchSpace
 from nas.core.unsupported import ExcludedChoice
 from nas.spaces.wrapper import SpaceWrapper
@@ -33,6 +33,11 @@ class RestrictedSpace(SpaceWrapper):
         genes_NG = self.inner.canonical(genes_NG)
         allowed_NG = np.stack([table[genes_NG[:, g]] for g, table in enumerate(self._replaced)], axis=1)
         return self.inner.canonical(allowed_NG)
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """By ``inner``, without excluded choices."""
+        genes: Genes = self.canonical(self.inner_relaxed.discretise(scores_EO)[None])[0]
+        return genes
 
 
 def restricted(space: SearchSpace, excluded: Sequence[ExcludedChoice]) -> SearchSpace:

@@ -148,18 +148,19 @@ class SpaceWrapper:
     @property
     def partials(self) -> tuple[int, ...]:
         """Of ``inner``."""
-        return self._relaxed.partials
+        return self.inner_relaxed.partials
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """By ``inner``."""
-        return self._relaxed.discretise(scores_EO)
+        return self.inner_relaxed.discretise(scores_EO)
 
     def table(self, genes_G: Genes) -> Floats:
         """By ``inner``."""
-        return self._relaxed.table(genes_G)
+        return self.inner_relaxed.table(genes_G)
 
     @property
-    def _relaxed(self) -> RelaxedSpace:
+    def inner_relaxed(self) -> RelaxedSpace:
+        """``inner``. Raises InvalidInput if it has no relaxation."""
         if not is_relaxed(self.inner):
             raise InvalidInput(f"expected a space with a continuous relaxation, got {self.inner.name}")
         return self.inner

@@ -9,7 +9,7 @@ from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
 from nas.core.rank_correlation import rank_networks_of
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
-from nas.training.gradient.options import DartsParams, check_partial
+from nas.training.gradient.options import DartsParams, check_relaxation
 
 _STANDALONE_LR = 0.1
 _STEP_NETWORKS = 4.0  # that could be trained in the time of a step of the search, at least
@@ -67,7 +67,7 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
             f"strategy darts needs a continuous relaxation, which {space.name} does not offer: expected one of "
             f"{', '.join(registry.relaxed_spaces())}"
         )
-    check_partial(params, space)
+    check_relaxation(params, space)
 
 
 DARTS = Strategy(

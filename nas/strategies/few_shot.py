@@ -19,7 +19,7 @@ from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.training.fewshot.allowed import edges_by_decision
 from nas.training.fewshot.partition import exhaustive_split, routing_genes, splittable
-from nas.training.gradient.options import DartsParams, check_partial
+from nas.training.gradient.options import DartsParams, check_relaxation
 
 
 class FewShotParams(BaseModel):
@@ -175,12 +175,17 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
             f"search {params.search} needs a continuous relaxation, which {space.name} does not offer: expected search "
             f"explore, or one of the spaces {', '.join(registry.relaxed_spaces())}"
         )
-    check_partial(options, space)
+    check_relaxation(options, space)
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
+    if not fit:
+        raise InvalidSpec(
+            f"search {params.search} divides a space by decisions that are an edge's operation alone, of which "
+            f"{space.name} has none: expected search explore, or strategy darts"
+        )
     if unfit := [n for n in named if n not in fit]:
         raise InvalidSpec(
             f"search {params.search} cannot divide {unfit[0]!r}, which is not an edge's operation alone: expected some "
-            f"of {', '.join(fit) or '(none)'}"
+            f"of {', '.join(fit)}"
         )
     return named or (fit[:1] if params.split == "exhaustive" else fit)
 

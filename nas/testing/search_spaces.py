@@ -10,7 +10,7 @@ from pydantic import JsonValue
 from nas.core import registry
 from nas.core.arch import Genes, as_archs, check_genes, choice_counts, sample
 from nas.core.errors import InvalidSpec, UnknownName
-from nas.core.ports import ImageShape, SearchSpace
+from nas.core.ports import ImageShape, RelaxedSpace, SearchSpace, is_relaxed
 from nas.core.spec import SpaceSpec
 from nas.testing.errors import assert_raises
 
@@ -29,8 +29,12 @@ def check_search_space(name: str, params: Mapping[str, JsonValue], shape: ImageS
     space = build_space(name, params, shape)
     check_canonical(space)
     check_costs(space)
+    if is_relaxed(space):
+        check_relaxation(space)
     if supernet:
         check_subnets(space)
+        if is_relaxed(space):
+            check_mixing(space)
 
 
 def build_space(name: str, params: Mapping[str, JsonValue], shape: ImageShape) -> SearchSpace:
@@ -109,6 +113,44 @@ def check_errors(name: str, params: Mapping[str, JsonValue], shape: ImageShape) 
     assert_raises(InvalidSpec, lambda: build_space(name, unknown, shape), "no_such_parameter")
     for preset in ("no_such_preset", ["no_such_preset"]):
         assert_raises(UnknownName, lambda preset=preset: build_space(name, {"preset": preset}, shape))  # type: ignore[misc]
+
+
+def check_relaxation(space: RelaxedSpace) -> None:
+    """Networks that are derived from tables of scores are canonical, are derived from their own tables, and have no
+    operation that their edge lacks."""
+    relaxation, generator = space.relaxation, np.random.default_rng(0)
+    assert 1 in space.partials
+    assert relaxation.mask.shape == (len(relaxation.edges), len(relaxation.operations))
+    assert relaxation.mask.any(axis=1).all()
+    for _ in range(50):
+        genes_G = space.discretise(generator.gumbel(size=relaxation.shape))
+        assert (space.canonical(genes_G[None])[0] == genes_G).all()
+        table_EO = space.table(genes_G)
+        assert not (table_EO > relaxation.mask).any()
+        assert (space.discretise(table_EO) == genes_G).all()
+
+
+def check_mixing(space: RelaxedSpace) -> None:
+    """A relaxation whose weights are 0 and 1 computes what the supernet computes at their network; with other weights
+    all operations of all edges have a part in it."""
+    import torch
+
+    torch.set_num_threads(1)
+    net, generator = space.supernet(seed=3).train(), np.random.default_rng(0)
+    for _ in range(3):
+        table_EO = space.table(space.discretise(generator.gumbel(size=space.relaxation.shape)))
+        (arch,) = as_archs(space.id, space.discretise(table_EO)[None])
+        x_BCHW = torch.randn(4, *space.input_shape(arch), generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            torch.manual_seed(0)  # dropout
+            mixed = net.mix(x_BCHW, torch.from_numpy(table_EO).float())
+            torch.manual_seed(0)
+            torch.testing.assert_close(mixed, net(x_BCHW, arch), rtol=1e-4, atol=1e-5)
+    weights_EO = torch.from_numpy(space.relaxation.uniform).float().requires_grad_()
+    (gradient_EO,) = torch.autograd.grad(net.mix(x_BCHW, weights_EO).logsumexp(1).sum(), weights_EO)
+    learns = space.relaxation.mask & space.relaxation.real
+    assert gradient_EO.isfinite().all()
+    assert (gradient_EO[torch.from_numpy(learns)] != 0).any()
 
 
 def check_subnets(space: SearchSpace, *, inherits: bool = False) -> None:

@@ -6,6 +6,7 @@ Modules are made from the typed layers of the networks that have one operation e
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
@@ -16,7 +17,7 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.layers import ChannelShuffle, Conv2d, Layer, Linear, Skip
 from nas.core.network import Network
-from nas.supernet import Supernet
+from nas.supernet import RelaxedSupernet
 from search_spaces.layers import channel_shuffle
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.depthwise import PlainDepthwise
@@ -41,9 +42,9 @@ class ConvNormRelu(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.norm = ElasticBatchNorm(layer.out_channels)
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
-        y: torch.Tensor = self.norm(self.conv(x_BCHW))
+    def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride); without ``affine`` the norm neither scales nor shifts."""
+        y: torch.Tensor = self.norm(self.conv(x_BCHW), affine=affine)
         return F.relu(y) if self.layer.activation else y
 
     @torch.no_grad()
@@ -67,11 +68,12 @@ class Block(nn.Module):
         self.parts = nn.ModuleDict({name: _part(layer) for name, layer in layers.items()})
         self.is_residual = any(isinstance(layer, Conv2d) and layer.residual for layer in layers.values())
 
-    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
-        y = x_BCHW
-        for part in self.parts.values():
-            y = part(y)
+    def forward(self, x_BCHW: torch.Tensor, *, affine: bool = True) -> torch.Tensor:
+        """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride); without ``affine`` the last norm neither scales nor
+        shifts."""
+        y, last = x_BCHW, len(self.parts) - 1
+        for i, part in enumerate(self.parts.values()):
+            y = part(y, affine=affine or i < last) if isinstance(part, ConvNormRelu) else part(y)
         return x_BCHW + y if self.is_residual else y
 
     def cut(self) -> nn.Module:
@@ -95,15 +97,16 @@ def _part(layer: Layer) -> nn.Module:
             raise AssertionError(f"no block has a layer of kind {layer.op}")
 
 
-class FBNetSupernet(Supernet):
-    """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
+class FBNetSupernet(RelaxedSupernet):
+    """Weights of every network of the space; see ``nas.supernet`` for the contract.
 
-    ``networks``: for each operation, the network that has it at every place.
+    ``networks``: for each choice of a block, the network that has it at every place. ``operations``: the choice of each
+    column of the relaxation.
     """
 
-    def __init__(self, networks: Sequence[Network], dropout: float, seed: int) -> None:
+    def __init__(self, networks: Sequence[Network], operations: Sequence[int], dropout: float, seed: int) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.operations, self.dropout = tuple(operations), dropout
         layers = {layer.name: layer for layer in networks[-1].layers}
         stem, final, classifier = layers["stem"], layers["final"], layers["classifier"]
         assert isinstance(stem, Conv2d)
@@ -135,7 +138,29 @@ class FBNetSupernet(Supernet):
         x = self.stem(x_BCHW)
         for block in self._blocks(arch).values():
             x = block(x)
-        x = self.final(x).mean((2, 3))
+        return self._classified(x)
+
+    def mix(
+        self,
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        *,
+        active_EO: torch.Tensor | None = None,
+        edges_E: torch.Tensor | None = None,
+        partial: int = 1,
+    ) -> torch.Tensor:
+        """(B, C, H, W) -> (B, classes): every place is the sum of its blocks times its row of ``weights_EO``."""
+        active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
+        x = self.stem(x_BCHW)
+        for e, blocks in enumerate(self.places.values()):
+            assert isinstance(blocks, nn.ModuleList)
+            computed = [o for o in range(len(self.operations)) if active[e][o]]
+            terms = [weights_EO[e, o] * blocks[self.operations[o]](x, affine=False) for o in computed]
+            x = functools.reduce(torch.add, terms)
+        return self._classified(x)
+
+    def _classified(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x = self.final(x_BCHW).mean((2, 3))
         x = F.dropout(x, self.dropout, self.training)
         logits: torch.Tensor = self.classifier(x, self.classifier.out_features)
         return logits

@@ -22,8 +22,10 @@ from nas.core.layers import ChannelShuffle, Conv2d, GlobalAveragePool, Linear, M
 from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
+from nas.core.relaxation import Relaxation
 from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from nas.spaces.chain_relaxation import ChainRelaxation
 from search_spaces.presets import resolved
 
 SKIP = "skip"
@@ -156,6 +158,7 @@ FBNET = SearchSpaceType(
     "The space of FBNet: one of nine inverted-residual blocks, or none, at each place of a network.",
     build,
     tuple(PRESETS),
+    relaxed=True,
 )
 
 
@@ -210,12 +213,40 @@ class FBNet(DescribedSpace[SpaceParams]):
         presets = [name for name, preset in PRESETS.items() if preset == self.config]
         return PUBLISHED.get(presets[0], {}) if presets else {}
 
+    @property
+    def relaxation(self) -> Relaxation:
+        """A row for each block, a column for each operation; ``skip`` is the last."""
+        return self.chain_relaxation.relaxation
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """Whole blocks only."""
+        return (1,)
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The best operation of every block."""
+        return self.chain_relaxation.discretise(scores_EO)
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """``discretise`` of N tables of scores, shape (N, G)."""
+        return self.chain_relaxation.discretise_all(scores_NEO)
+
+    def table(self, genes_G: Genes) -> Floats:
+        """One-hot rows, shape (E, O)."""
+        return self.chain_relaxation.table(genes_G)
+
+    @cached_property
+    def chain_relaxation(self) -> ChainRelaxation:
+        """The relaxation of ``chain``."""
+        return ChainRelaxation(self.chain, self.decisions, (0,) * len(self.decisions), self.canonical)
+
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.fbnet.network import FBNetSupernet
 
+        operations = [_NAMES.index(name) for name in self.relaxation.operations]
         uniform = [Arch(self.id, (o,) * len(self.decisions)) for o in range(len(OPERATIONS))]
-        return FBNetSupernet([self.network(arch) for arch in uniform], self.config.dropout, seed)
+        return FBNetSupernet([self.network(arch) for arch in uniform], operations, self.config.dropout, seed)
 
     @cached_property
     def chain(self) -> BlockChain:

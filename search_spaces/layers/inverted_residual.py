@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,30 @@ class ElasticBlock(nn.Module):
             y = self.se(y, layers.se.squeezed)
         y = self.project_norm(self.project(y, layers.project.out_channels))
         out: torch.Tensor = y if layers.project.residual is None else self._past(x_BCHW, layers) + y
+        return out
+
+    def mix(self, x_BCHW: torch.Tensor, choices: Sequence[BlockLayers], weights_O: torch.Tensor) -> torch.Tensor:
+        """The weighted sum of what O choices compute, without their skip connections; shape as of ``forward``.
+
+        A narrow choice uses the first channels of a wide one, so the expansion is computed once, and the depthwise
+        convolution once for each kernel. The last batch norm neither scales nor shifts, as the weights do.
+        """
+        expanded = x_BCHW
+        if self.expand is not None and self.expand_norm is not None:
+            widest = max(layers.inner for layers in choices)
+            expanded = activated(self.expand_norm(self.expand(x_BCHW, widest)), self.act)
+        terms: list[torch.Tensor] = []
+        for kernel in sorted({layers.depthwise.kernel for layers in choices}):
+            same = [(o, layers) for o, layers in enumerate(choices) if layers.depthwise.kernel == kernel]
+            channels = max(layers.inner for _, layers in same)
+            filtered = activated(self.depthwise_norm(self.depthwise(expanded[:, :channels], kernel)), self.act)
+            terms += [weights_O[o] * self._projected(filtered[:, : layers.inner], layers) for o, layers in same]
+        return functools.reduce(torch.add, terms)
+
+    def _projected(self, y: torch.Tensor, layers: BlockLayers) -> torch.Tensor:
+        if self.se is not None and layers.se is not None:
+            y = self.se(y, layers.se.squeezed)
+        out: torch.Tensor = self.project_norm(self.project(y, layers.project.out_channels), affine=False)
         return out
 
     def _past(self, x: torch.Tensor, layers: BlockLayers) -> torch.Tensor:

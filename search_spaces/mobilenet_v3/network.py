@@ -6,6 +6,7 @@ Modules are sized by the typed layers of the largest network; a call computes wi
 from __future__ import annotations
 
 import copy
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 
@@ -16,20 +17,27 @@ from torch import nn
 from nas.core.arch import Arch
 from nas.core.layers import Conv2d, Linear
 from nas.core.network import Network
-from nas.supernet import Supernet
+from nas.supernet import RelaxedSupernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
-from search_spaces.layers.inverted_residual import ElasticBlock, importance_order, permute_norm, stage_blocks
+from search_spaces.layers.inverted_residual import (
+    BlockLayers,
+    ElasticBlock,
+    importance_order,
+    permute_norm,
+    stage_blocks,
+)
 from search_spaces.layers.linear import ElasticLinear
 from search_spaces.layers.residual import Residual
 
 
-class MobileNetV3Supernet(Supernet):
-    """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
+class MobileNetV3Supernet(RelaxedSupernet):
+    """Weights of every network of the space; see ``nas.supernet`` for the contract.
 
     ``largest``: the network that holds all weights; ``kernels``: of its depthwise convolutions; ``describe`` gives the
-    network of an architecture.
+    network of an architecture. ``relaxed`` gives for each operation of the relaxation but ``skip``, the last,
+    the network that has it in all blocks.
     """
 
     def __init__(
@@ -38,10 +46,12 @@ class MobileNetV3Supernet(Supernet):
         kernels: Sequence[int],
         dropout: float,
         describe: Callable[[Arch], Network],
+        relaxed: Callable[[], Sequence[Network]],
         seed: int,
     ) -> None:
         super().__init__()
         self.describe, self.dropout = describe, dropout
+        self._relaxed_networks = relaxed
         layers = {layer.name: layer for layer in largest.layers}
         stem, final, hidden, classifier = (layers[name] for name in ("stem", "final", "hidden", "classifier"))
         assert isinstance(stem, Conv2d)
@@ -67,14 +77,61 @@ class MobileNetV3Supernet(Supernet):
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
         """Logits (B, classes) of ``arch``. The input has any resolution; training draws it together with the arch."""
-        x = F.hardswish(self.stem_norm(self.stem(x_BCHW, self.stem.c_out)))
-        y = F.relu(self.first_depthwise_norm(self.first_depthwise(x, 3)))
-        x = x + self.first_project_norm(self.first_project(y, self.first_project.c_out))
+        x = self._before_stages(x_BCHW)
         for modules, blocks in zip(self.stages, stage_blocks(self.describe(arch)), strict=True):
             assert isinstance(modules, nn.ModuleList)
             for module, layers in zip(modules, blocks, strict=False):  # an architecture has the first blocks of a stage
                 x = module(x, layers)
-        x = F.hardswish(self.final_norm(self.final(x, self.final.c_out))).mean((2, 3))
+        return self._after_stages(x)
+
+    def mix(
+        self,
+        x_BCHW: torch.Tensor,
+        weights_EO: torch.Tensor,
+        *,
+        active_EO: torch.Tensor | None = None,
+        edges_E: torch.Tensor | None = None,
+        partial: int = 1,
+    ) -> torch.Tensor:
+        """(B, C, H, W) -> (B, classes): every block is mixed by its row of ``weights_EO``. The depth of a stage is that
+        of a network drawn block by block: what blocks behind one of weight w for ``skip`` add to their input is scaled
+        by 1 - w."""
+        active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
+        x, first = self._before_stages(x_BCHW), 0
+        for s, stage in enumerate(self.stages):
+            blocks = _blocks(stage)
+            rows = slice(first, first + len(blocks))
+            x = self._mixed_stage(x, s, weights_EO[rows], active[rows])
+            first += len(blocks)
+        return self._after_stages(x)
+
+    def _mixed_stage(
+        self, x_BCHW: torch.Tensor, s: int, weights_BO: torch.Tensor, active: Sequence[Sequence[bool]]
+    ) -> torch.Tensor:
+        x, reach = x_BCHW, torch.ones((), device=x_BCHW.device)
+        for b, block in enumerate(_blocks(self.stages[s])):
+            computed = [o for o in range(len(self._relaxed)) if active[b][o]]
+            if not computed:  # the stage ends here
+                break
+            choices = [self._relaxed[o][s][b] for o in computed]
+            mixed = reach * block.mix(x, choices, weights_BO[b, computed])
+            x = mixed if choices[0].project.residual is None else x + mixed
+            reach = reach * (1.0 - weights_BO[b, -1])
+        return x
+
+    @functools.cached_property
+    def _relaxed(self) -> list[list[list[BlockLayers]]]:
+        """The layers of each operation, stage and block."""
+        return [stage_blocks(network) for network in self._relaxed_networks()]
+
+    def _before_stages(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x = F.hardswish(self.stem_norm(self.stem(x_BCHW, self.stem.c_out)))
+        y = F.relu(self.first_depthwise_norm(self.first_depthwise(x, 3)))
+        out: torch.Tensor = x + self.first_project_norm(self.first_project(y, self.first_project.c_out))
+        return out
+
+    def _after_stages(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        x = F.hardswish(self.final_norm(self.final(x_BCHW, self.final.c_out))).mean((2, 3))
         x = F.hardswish(self.hidden(x))
         x = F.dropout(x, self.dropout, self.training)
         logits: torch.Tensor = self.classifier(x, self.classifier.out_features)

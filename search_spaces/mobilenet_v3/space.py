@@ -17,15 +17,17 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.arch import Arch, Decision, Floats, Genes, as_archs
 from nas.core.errors import InvalidSpec
 from nas.core.graph import GraphEncoding
 from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear
 from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
+from nas.core.relaxation import Relaxation
 from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from nas.spaces.chain_relaxation import ChainRelaxation
 from search_spaces.inverted_residual import InvertedResidual, divisible
 from search_spaces.presets import preset_of
 
@@ -167,6 +169,7 @@ MOBILENET_V3 = SearchSpaceType(
     "MobileNetV3 networks of variable depth, width, kernel size, expansion and resolution.",
     build,
     tuple(PRESETS),
+    relaxed=True,
 )
 
 
@@ -249,12 +252,48 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
         """The blocks of ``chain``, one after the other."""
         return self.chain.graph_encoding
 
+    @property
+    def relaxation(self) -> Relaxation:
+        """A row for each block: its kernel and expansion, and ``skip`` where a stage may end before it. Resolution is
+        held at that of the images, widths at the largest."""
+        return self.chain_relaxation.relaxation
+
+    @property
+    def partials(self) -> tuple[int, ...]:
+        """Whole blocks only."""
+        return (1,)
+
+    def discretise(self, scores_EO: Floats) -> Genes:
+        """The best operation of every block; a stage ends before the first of its blocks that is left out."""
+        return self.chain_relaxation.discretise(scores_EO)
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """``discretise`` of N tables of scores, shape (N, G)."""
+        return self.chain_relaxation.discretise_all(scores_NEO)
+
+    def table(self, genes_G: Genes) -> Floats:
+        """One-hot rows, shape (E, O); zeros for blocks behind one that was left out."""
+        return self.chain_relaxation.table(genes_G)
+
+    @cached_property
+    def chain_relaxation(self) -> ChainRelaxation:
+        """The relaxation of ``chain``."""
+        c = self.config
+        held_G = [len(d.choices) - 1 if d.axis == "width" else 0 for d in self.decisions]
+        held_G[0] = _nearest(c.resolutions, self.shape.height)
+        return ChainRelaxation(self.chain, self.decisions, held_G, self.canonical)
+
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
 
         largest = self.network(Arch(self.id, tuple(len(d.choices) - 1 for d in self.decisions)))
-        return MobileNetV3Supernet(largest, self.config.kernels, self.config.dropout, self.network, seed)
+        c = self.config
+        return MobileNetV3Supernet(largest, c.kernels, c.dropout, self.network, self._by_operation, seed)
+
+    def _by_operation(self) -> list[Network]:
+        """For each operation of the relaxation but ``skip`` the network that has it in all blocks."""
+        return [self.network(arch) for arch in as_archs(self.id, self.chain_relaxation.by_operation())]
 
     @cached_property
     def chain(self) -> BlockChain:

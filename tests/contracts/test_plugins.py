@@ -11,7 +11,7 @@ import pytest
 from nas.core import registry
 from nas.core.arch import Floats, sample
 from nas.core.errors import UnknownName
-from nas.core.ports import ImageShape, SearchSpace
+from nas.core.ports import ImageShape, SearchSpace, is_relaxed
 from nas.core.retraining import RetrainSpec
 from nas.core.spec import DataSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import stage_names, stages_of
@@ -22,6 +22,8 @@ from nas.testing.search_spaces import (
     check_costs,
     check_errors,
     check_identity,
+    check_mixing,
+    check_relaxation,
     check_subnets,
     extremes_and_random,
 )
@@ -80,10 +82,22 @@ def test_space_errors(name: str, preset: str) -> None:
             build_space(name, {"preset": unknown}, SHAPE)
 
 
+def smallest(name: str) -> SearchSpace:
+    built = [space_of(name, preset) for n, preset in SPACES if n == name]
+    return min(built, key=lambda s: float(s.costs(extremes_and_random(s, 2))["params"][1]))
+
+
 @pytest.mark.parametrize("name", WITHOUT_PARENT)
 def test_space_subnets(name: str) -> None:
-    built = [space_of(name, preset) for n, preset in SPACES if n == name]
-    check_subnets(min(built, key=lambda s: float(s.costs(extremes_and_random(s, 2))["params"][1])))
+    check_subnets(smallest(name))
+
+
+@pytest.mark.parametrize("name", registry.relaxed_spaces())
+def test_space_relaxation(name: str) -> None:
+    space = smallest(name)
+    assert is_relaxed(space)
+    check_relaxation(space)
+    check_mixing(space)
 
 
 def planted(n: int, seed: int) -> tuple[Floats, Floats]:

@@ -11,13 +11,16 @@ import pytest
 import torch
 
 from nas.blobs import FolderBlobs
+from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
+from nas.core.ports import is_relaxed
+from nas.core.retraining import RetrainSpec
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.stages.fronts import front_of
 from nas.strategies.darts import DARTS
 from nas.training.progressive import TrainState
-from tests.support.engine import estimate_cost, problem, run, stored
+from tests.support.engine import RulePredictor, estimate_cost, problem, run, stored
 
 PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40, "seeds": 2}
 SPEC = SearchSpec(
@@ -164,9 +167,40 @@ def test_a_supernet_without_a_relaxation_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_space_without_relaxations_is_refused() -> None:
-    spec = SPEC.model_copy(update={"space": SpaceSpec(name="mobilenet_v3", params={"preset": "digits"})})
-    with pytest.raises(InvalidSpec, match="mobilenet_v3 does not offer"):
+    spec = SPEC.model_copy(update={"space": SpaceSpec(name="resnet20_downsampling", params={"preset": "digits"})})
+    with pytest.raises(InvalidSpec, match="resnet20_downsampling does not offer"):
         DARTS.stages(problem(spec))
+
+
+MOBILE_STAGE = {"width": 16, "stride": 2, "act": "relu", "se": False}
+MOBILE_PARAMS: dict[str, Any] = {"preset": "digits", "depths": [1, 2, 3], "resolutions": [8], "stages": [MOBILE_STAGE]}
+MOBILE = SpaceSpec(name="mobilenet_v3", params=MOBILE_PARAMS)
+
+
+@pytest.mark.parametrize("preset", ["proxyless", "la_darts"])
+def test_a_mobile_network_is_found_by_gradient_within_a_latency_bound(preset: str, tmp_path: Path) -> None:
+    """The latency loss is on by default, and the bound is held by the device's predictor."""
+    relaxed = registry.build_space(MOBILE, problem(SPEC).space.shape)
+    assert is_relaxed(relaxed)
+    middle = relaxed.discretise(np.random.default_rng(0).gumbel(size=relaxed.relaxation.shape))
+    bound = float(RulePredictor().predict(relaxed.features(middle[None])).upper_ms[0])
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound))
+    spec = with_params(preset=preset, seeds=1).model_copy(update={"space": MOBILE, "objectives": objectives})
+    events = list(_until_derived(run(tmp_path, problem(spec))))
+    assert all("multiplier" in e.values for e in events if isinstance(e, Traced))
+    networks = np.array(fold_all(events).finished["discretize"]["networks"])
+    assert (RulePredictor().predict(relaxed.features(networks)).upper_ms <= bound).all()
+
+
+def test_a_mobile_network_that_was_found_by_gradient_is_trained_on_and_exported(tmp_path: Path) -> None:
+    retrain = RetrainSpec(networks=1, trials=1, epochs=1, start="inherited")
+    budget = BudgetSpec(evaluations=8, verified=1)
+    spec = with_params(preset="proxyless", seeds=1, epochs=1)
+    spec = spec.model_copy(update={"space": MOBILE, "retrain": retrain, "budget": budget})
+    state = fold_all(run(tmp_path, problem(spec)))
+    assert "retrain" in state.finished
+    report = state.exports[0].report
+    assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:

@@ -18,11 +18,12 @@ LabelledImages = tuple[torch.Tensor, torch.Tensor]
 
 
 class Batches:
-    """Augmented batches by (epoch, step). Learning at one level uses all images for both weights and alphas."""
+    """Augmented batches by (epoch, step), of images of a height and width of ``resolution``. Learning at one level uses
+    all images for both weights and alphas."""
 
-    def __init__(self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int) -> None:
+    def __init__(self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int, resolution: int) -> None:
         self._data, self._pipeline, self._seed = data, pipeline, seed
-        self._resolution = data.shape.height
+        self._resolution = resolution
         count = len(data.train)
         self._half = count if options.order == "one_level" else count // 2
         self.size = max(2, min(options.batch_size, self._half))

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.core.arch import Floats, Genes
+from nas.core.arch import Arch, Floats, Genes
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, RelaxedSpace
 from nas.core.rng import Stream, earlier_rng, rng
@@ -77,7 +77,7 @@ class GradientSearch:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
         self.space, self.options, self.seed = space, options, seed
         self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, options.alpha_warmup))
-        self.batches = Batches(data, pipeline, options, seed)
+        self.batches = Batches(data, pipeline, options, seed, _resolution(space))
         self._targets: list[perturbation.Target] = []
         if options.selection == "perturbation":
             self._targets = perturbation.targets(space.relaxation, rng(seed, Stream.SELECTION_ORDER))
@@ -302,14 +302,19 @@ def run_gradient_search(
     yield search.state(epoch, 0)
 
 
+def _resolution(space: RelaxedSpace) -> int:
+    """The height of the images that the networks of a relaxation take."""
+    genes_G = space.discretise(space.relaxation.uniform)
+    return space.input_shape(Arch(space.id, tuple(genes_G.tolist())))[1]
+
+
 def _first_multiplier(
     space: RelaxedSpace, latency: LatencyCost | None, options: DartsParams, seed: int
 ) -> resource.Multiplier | None:
     if latency is None or options.latency_weight == 0:
         return None
-    uniform_EO = np.full(space.relaxation.shape, 1.0 / space.relaxation.shape[1])
     generator = rng(seed, Stream.LATENCY_REFERENCE)
-    reference = resource.expected(space, latency.cost, uniform_EO, generator, 8).mean
+    reference = resource.expected(space, latency.cost, space.relaxation.uniform, generator, 8).mean
     return resource.Multiplier.of(options.latency_weight, latency.bound_ms, reference)
 
 

@@ -65,8 +65,8 @@ class RelaxedModel:
         spread = 0.0 if options.prune else 1e-3
         self.alphas = nn.Parameter((spread * torch.randn(relaxation.shape, generator=generator)).to(device))
         self.betas = nn.Parameter((1e-3 * torch.randn(relaxation.shape[0], generator=generator)).to(device))
-        self.mask = torch.ones(relaxation.shape, dtype=torch.bool, device=device)
-        if options.prune:
+        self.mask = torch.from_numpy(relaxation.mask).to(device)
+        if options.prune and relaxation.none is not None:
             self.mask[:, relaxation.none] = False
         if allowed_EO is not None:
             self.mask &= torch.from_numpy(allowed_EO).to(device)

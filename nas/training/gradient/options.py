@@ -83,6 +83,7 @@ PRESETS: dict[str, dict[str, str | float | bool]] = {
         "alpha_lr": 1e-3,
         "alpha_momentum": 0.0,
         "alpha_weight_decay": 0.0,
+        "latency_weight": 0.1,
     },
 }
 
@@ -267,8 +268,14 @@ def first_teacher(p: DartsParams) -> int:
     return p.teacher_every * max(1, math.ceil(p.teacher_warmup / p.teacher_every))
 
 
-def check_partial(params: DartsParams, space: RelaxedSpace) -> None:
-    """Raises InvalidSpec where the channels of a space cannot be divided as the parameters say."""
+def check_relaxation(params: DartsParams, space: RelaxedSpace) -> None:
+    """Raises InvalidSpec where the relaxation of a space does not fit the parameters: channels that cannot be divided
+    as they say, or pruning where no operation is none."""
+    if params.prune and space.relaxation.none is None:
+        raise InvalidSpec(
+            f"prune removes operations from cells: expected a space with an operation that is none, got {space.name}; "
+            "another preset, such as proxyless, searches it"
+        )
     if params.partial not in (partials := space.partials):
         raise InvalidSpec(
             f"partial: expected one of {', '.join(map(str, partials))}, since the channels of {space.name} with these "

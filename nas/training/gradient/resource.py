@@ -48,12 +48,13 @@ def expected(space: RelaxedSpace, cost: Cost, p_EO: Floats, rng: np.random.Gener
     return Expected(float(costs[:, 0].mean()), costs[:, 1:].mean(axis=0).reshape(edges, operations))
 
 
-def differentiable(cost: Expected, p_EO: torch.Tensor, none: int) -> torch.Tensor:
+def differentiable(cost: Expected, p_EO: torch.Tensor, none: int | None) -> torch.Tensor:
     """A scalar whose gradient in ``p_EO`` is that of the expected cost. Cutting edges costs nothing, which would make
     it the best of all latencies, so only the ratios among the other operations count."""
     by_EO = torch.as_tensor(cost.by_EO, dtype=p_EO.dtype, device=p_EO.device).clone()
     real_O = torch.ones(p_EO.shape[1], dtype=torch.bool, device=p_EO.device)
-    real_O[none] = False
+    if none is not None:
+        real_O[none] = False
     q_EO = p_EO[:, real_O] / p_EO[:, real_O].sum(dim=1, keepdim=True).clamp_min(1e-12)
     return (q_EO * by_EO[:, real_O]).sum()
 
@@ -126,7 +127,7 @@ def drawn_scores(p_EO: Floats, rng: np.random.Generator) -> Floats:
 def _repaired(space: RelaxedSpace, violation: Cost, log_EO: Floats, genes_G: Genes) -> Genes | None:
     now = float(violation(genes_G[None])[0])
     while now > 0:
-        near_NG = np.unique(space.canonical(neighbours(space.decisions, genes_G.tolist())), axis=0)
+        near_NG = _inside(space, np.unique(space.canonical(neighbours(space.decisions, genes_G.tolist())), axis=0))
         gain_N = now - violation(near_NG)
         better = np.flatnonzero(gain_N > 1e-12)
         if better.size == 0:
@@ -138,6 +139,11 @@ def _repaired(space: RelaxedSpace, violation: Cost, log_EO: Floats, genes_G: Gen
         genes_G, now = near_NG[best], now - float(gain_N[best])
         now = float(violation(genes_G[None])[0])
     return genes_G
+
+
+def _inside(space: RelaxedSpace, genes_NG: Genes) -> Genes:
+    """The networks that the relaxation holds: those that are derived from their own table."""
+    return genes_NG[[bool((space.discretise(space.table(genes_G)) == genes_G).all()) for genes_G in genes_NG]]
 
 
 def _log_likelihood(space: RelaxedSpace, log_EO: Floats, genes_G: Genes) -> float:

@@ -21,6 +21,7 @@ from server.store.store import open_store
 
 BENCH = {"name": "nas_bench_201", "params": {"preset": "digits"}}
 CELLS = {"name": "darts_cell", "params": {"preset": "digits"}}
+RESNETS = {"name": "resnet20_downsampling", "params": {"preset": "digits"}}
 MOBILE = {"name": "mobilenet_v3", "params": {"preset": "digits"}}
 
 
@@ -31,7 +32,9 @@ def strategy(name: str, **params: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"space": MOBILE, "strategy": strategy("darts")}, ["mobilenet_v3 does not offer", "nas_bench_201"]),
+        ({"space": RESNETS, "strategy": strategy("darts")}, ["resnet20_downsampling does not offer", "nas_bench_201"]),
+        ({"space": MOBILE, "strategy": strategy("darts", preset="gold")}, ["prune removes", "proxyless"]),
+        ({"space": MOBILE, "strategy": strategy("few_shot", search="gdas")}, ["mobilenet_v3 has none", "explore"]),
         (
             {"space": CELLS, "strategy": strategy("darts", preset="pc_darts")},
             ["partial: expected one of 1, 2", "got 4"],
