@@ -11,6 +11,10 @@ from torch import nn
 from nas.core.arch import Arch
 
 
+class AdaptiveRates(nn.Module):
+    """A network whose weights learn by AdamW instead of SGD, as transformers need (``nas.training.recipe``)."""
+
+
 class Supernet(nn.Module):
     """Called *with* an architecture, ``net(x_BCHW, arch) -> logits_BK``, and never set to one, so that threads with
     different architectures do not disturb each other.

@@ -2,63 +2,24 @@
 
 Shapes are (channels, height, width). A layer names the layers whose outputs it reads in ``inputs``; ``INPUT`` is the
 network's own input. A layer is what a runtime executes as one unit: a convolution with the ReLU before it and the batch
-norm, activation and skip connection after it.
+norm, activation and skip connection after it. Layers of tokens are in ``nas.core.token_layers``.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from nas.core.layer_base import ACTIVATION_TEXT as _TEXT
+from nas.core.layer_base import INPUT as INPUT
+from nas.core.layer_base import Activation as Activation
+from nas.core.layer_base import LayerBase as LayerBase
+from nas.core.layer_base import MapShape as MapShape
 from nas.core.operators import GraphOperator, UnaryOp
+from nas.core.token_layers import PatchEmbedding, TokenLayer
 
-MapShape = tuple[int, int, int]
-Activation = Literal["relu", "hswish", "swish"]
 Normalisation = Literal["affine", "plain"]  # batch norm with and without scale and shift
-
-INPUT = "input"
-_TEXT: dict[Activation | None, str] = {"relu": "ReLU", "hswish": "h-swish", "swish": "swish", None: ""}
-
-
-@dataclass(frozen=True)
-class LayerBase(ABC):
-    """The members of all kinds of layers; a kind overrides the defaults."""
-
-    name: str
-    inputs: tuple[str, ...]
-    in_shape: MapShape
-
-    @property
-    @abstractmethod
-    def op(self) -> str:
-        """Kind of operation, by which predictors sum layers."""
-
-    @property
-    @abstractmethod
-    def detail(self) -> str:
-        """Text for people. It is part of the keys of stored layer tables, so it must not change."""
-
-    @property
-    def out_shape(self) -> MapShape:
-        """(channels, height, width) of its output."""
-        return self.in_shape
-
-    @property
-    def params(self) -> int:
-        """Number of parameters."""
-        return 0
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one image; only multiplications by weights count."""
-        return 0
-
-    @property
-    def window(self) -> int | None:
-        """Side of its square window, None without one."""
-        return None
 
 
 def _norm_params(norm: Normalisation | None, channels: int) -> int:
@@ -408,6 +369,8 @@ Layer: TypeAlias = (
     | Skip
     | ChannelShuffle
     | Concat
+    | PatchEmbedding
+    | TokenLayer
     | OperatorLayer
     | CustomLayer
 )

@@ -29,7 +29,8 @@ class SearchSpaceType:
     unknown or impossible parameters and UnknownName for an unknown preset. ``presets``: what ``params["preset"]`` can
     be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells. ``relaxed``: whether its spaces
     have a continuous relaxation, which differentiable search needs. A space of users' models has ``build_from`` instead
-    of ``build``, which reads the parent model too. ``nas.core.registry.build_space`` calls either.
+    of ``build``, which reads the parent model too; one that may start from a model has both.
+    ``nas.core.registry.build_space`` calls either.
     """
 
     name: str

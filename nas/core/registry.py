@@ -33,7 +33,7 @@ def build_space(spec: SpaceSpec, shape: ImageShape, parent: ParentModel | None =
     model without a model, and for a model in any other space.
     """
     space = load_space(spec.name)
-    if space.build_from is not None:
+    if space.build_from is not None and (space.build is None or spec.model is not None):
         if parent is None:
             raise InvalidSpec(f"space.model: space {spec.name!r} expects the name of a stored model, got none")
         return space.build_from(spec.params, shape, parent)

@@ -42,12 +42,18 @@ class ChainBlock:
 
 class BlockChain:
     """Networks of ``blocks`` in their order. The first block reads the image and ends where the others begin; first and
-    last block always exist. ``kinds``: kinds of layers that features distinguish (``nas.spaces.layer_work``)."""
+    last block always exist. ``kinds``: kinds of layers that features distinguish (``nas.spaces.layer_work``). Each
+    block between them has exactly one layer whose kind begins with one of ``marks``, by which graphs know it."""
 
     def __init__(
-        self, decisions: Sequence[Decision], blocks: Sequence[ChainBlock], kinds: Sequence[str], image_channels: int
+        self,
+        decisions: Sequence[Decision],
+        blocks: Sequence[ChainBlock],
+        kinds: Sequence[str],
+        image_channels: int,
+        marks: Sequence[str] = ("depthwise",),
     ) -> None:
-        self.blocks, self.kinds = tuple(blocks), tuple(kinds)
+        self.blocks, self.kinds, self.marks = tuple(blocks), tuple(kinds), tuple(marks)
         self._counts = choice_counts(decisions)
         self._image_channels = image_channels
         self._cache: dict[tuple[int, str, tuple[int, ...]], list[NetworkNode]] = {}
@@ -79,11 +85,11 @@ class BlockChain:
 
     @cached_property
     def graph_encoding(self) -> GraphEncoding:
-        """The blocks as places, each of which holds its work by kind of layer. A block exists if it has a depthwise
-        convolution; the first and the last always do."""
+        """The blocks as places, each of which holds its work by kind of layer. A block exists if it has a layer of
+        ``marks``; the first and the last always do."""
         names = [f"{kind}.{work}" for kind in self.kinds for work in WORK]
         varying = self._varying.tolist()
-        marks = [float(names[f].startswith("depthwise") and names[f].endswith(".layers")) for f in varying]
+        marks = [float(names[f].startswith(self.marks) and names[f].endswith(".layers")) for f in varying]
         places = range(len(self.blocks))
         always = (places[0], places[-1])
         graph = Graph(

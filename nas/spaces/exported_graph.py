@@ -30,6 +30,8 @@ from nas.core.layers import (
     SqueezeExcite,
 )
 from nas.core.network import Add, Network, NetworkNode, Relu, Zeros
+from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLinear, TokenPool
+from nas.spaces.token_graph import lower_gelu, lower_patches, lower_tokens
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,12 @@ class _Builder:
                 return self._relu(x, size)
             case Zeros():
                 return self._add("Mul", [x], size, 1)
+            case PatchEmbedding():
+                return lower_patches(self._add, node, x)
+            case LayerNorm() | TokenLinear() | Attention() | TokenPool():
+                y = lower_tokens(self._add, node, x)
+                residual = node.residual if isinstance(node, TokenLinear) else None
+                return y if residual is None else self._add("Add", [self.value_of[residual], y], size)
             case CustomLayer() | OperatorLayer():
                 raise InvalidInput(f"layer {node.name!r}: the operators of such a layer ({node.op}) are not counted")
             case _:
@@ -180,6 +188,8 @@ class _Builder:
             return x
         if activation == "swish":
             return self._add("Mul", [x, self._add("Sigmoid", [x], size)], size)
+        if activation == "gelu":
+            return lower_gelu(self._add, x, size)
         return self._add("Relu" if activation == "relu" else "HardSwish", [x], size)
 
     def _norm(self, norm: Normalisation | None, x: int, size: int, channels: int) -> int:

@@ -30,7 +30,10 @@ from nas.core.layers import (
     Skip,
     SqueezeExcite,
 )
-from nas.spaces.operator_onnx import OWN_WEIGHTS, add_layer
+from nas.core.operators import UnaryOp
+from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLayer, TokenLinear, TokenPool
+from nas.spaces.operator_onnx import OWN_WEIGHTS, add_activation, add_layer
+from nas.spaces.token_onnx import add_patches, add_tokens
 
 OPSET, IR_VERSION = 17, 8  # those of the models of whole networks
 
@@ -49,8 +52,12 @@ def layer_to_onnx(layer: Layer) -> bytes:
     """
     if isinstance(layer, OperatorLayer):
         return _operator_to_onnx(layer)
+    if isinstance(layer, LayerNorm | TokenLinear | Attention | TokenPool):
+        return _tokens_to_onnx(layer)
     model = _Model(layer.in_shape)
     match layer:
+        case PatchEmbedding():
+            add_patches(model, layer)
         case Conv2d():
             model.convolve(
                 layer.in_shape[0],
@@ -102,6 +109,18 @@ def layer_to_onnx(layer: Layer) -> bytes:
             raise InvalidInput(f"layer {layer.name!r}: an operation {layer.op!r} ({layer.detail!r}) cannot be cut out")
         case _:
             assert_never(layer)
+    return model.to_bytes()
+
+
+def _tokens_to_onnx(layer: TokenLayer) -> bytes:
+    """A layer of tokens, which are (batch, tokens, channels)."""
+    channels, tokens, _ = layer.in_shape
+    model = _Model((tokens, channels))
+    add_tokens(model, layer)
+    if isinstance(layer, TokenLinear):
+        model.activate(layer.activation)
+        if layer.residual is not None:
+            model.add("Add", model.input((tokens, layer.out_features)))
     return model.to_bytes()
 
 
@@ -158,6 +177,12 @@ class _Model:
         self._nodes.append(helper.make_node(kind, [self.last, *more_inputs], [name], **attributes))
         self.last = name
 
+    def split(self, parts: int, axis: int) -> list[str]:
+        """The last output in equal parts."""
+        names = [f"value{len(self._nodes)}_{part}" for part in range(parts)]
+        self._nodes.append(helper.make_node("Split", [self.last], names, axis=axis))
+        return names
+
     def activate(self, activation: Activation | None) -> None:
         """Append an activation, if there is one."""
         match activation:
@@ -171,6 +196,8 @@ class _Model:
                 before = self.last
                 self.add("Sigmoid")
                 self.add("Mul", before)
+            case "gelu":
+                add_activation(self, UnaryOp("gelu"))
             case _:
                 assert_never(activation)
 

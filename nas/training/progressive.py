@@ -198,7 +198,7 @@ class Training:
         self._ends = ends or (samplers.smallest(space), samplers.largest(space))
         self._inherited = ends is not None
         self._teacher: Supernet | None = None
-        self._optimiser = optimiser(net.parameters(), recipe)
+        self._optimiser = optimiser(net.parameters(), recipe, net)
         self._average = weight_average(net, recipe.ema_decay)
         self._trainer = Trainer(net.parameters(), recipe.clip_norm, pipeline.device, recipe.execution, ranks)
         if recipe.execution.compiled:
@@ -269,7 +269,7 @@ class Training:
             before = self.recipe.phases[phase - 1].elastic if phase > 0 else {}
             if self._narrows(before, self.recipe.phases[phase].elastic):
                 self._net.sort_channels(self._trained_widths(before))
-        self._optimiser = optimiser(self._net.parameters(), self.recipe)
+        self._optimiser = optimiser(self._net.parameters(), self.recipe, self._net)
         self._average = weight_average(self._net, self.recipe.ema_decay)
 
     def end(self) -> None:

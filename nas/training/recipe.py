@@ -7,20 +7,24 @@ Learning rates, lengths and teachers differ: ``nas.training.standalone.Standalon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from nas.supernet import AdaptiveRates
 from nas.training.augment import Augmentation
 from nas.training.trainer import TrainingExecution, fused_sgd
+
+ADAMW_RATIO = 100.0  # by which AdamW's learning rates are smaller than SGD's
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """SGD with Nesterov momentum on ``batch_size`` images a step; gradients are clipped to the norm ``clip_norm``.
+    """SGD with Nesterov momentum, or AdamW for networks that need it (``optimiser``), on ``batch_size`` images a step;
+    gradients are clipped to the norm ``clip_norm``.
 
     ``ema_decay``: evaluate an exponential moving average of the weights with this decay, 0: the weights of the last
     step. ``mixup``: the parameter of the Beta distribution from which shares of mixed images are drawn, 0: none.
@@ -39,13 +43,31 @@ class Recipe:
     chooses_precision: bool = False
 
 
-def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
-    """SGD with Nesterov momentum; vectors, such as scales and biases, do not decay. The learning rate is set later."""
+class ComparableAdamW(torch.optim.AdamW):
+    """AdamW (Loshchilov and Hutter, ICLR 2019) whose groups have the learning rate and the decay that SGD would have:
+    its own rate is a hundredth of that, and its decay a hundred times as much, so that weights decay alike."""
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step; the groups keep their rates."""
+        rates = [(group["lr"], group["weight_decay"]) for group in self.param_groups]
+        for group, (rate, decay) in zip(self.param_groups, rates, strict=True):
+            group["lr"], group["weight_decay"] = rate / ADAMW_RATIO, decay * ADAMW_RATIO
+        loss: float | None = super().step(closure)
+        for group, (rate, decay) in zip(self.param_groups, rates, strict=True):
+            group["lr"], group["weight_decay"] = rate, decay
+        return loss
+
+
+def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, of: nn.Module) -> torch.optim.Optimizer:
+    """SGD with Nesterov momentum, or AdamW where the network ``of`` the parameters needs it; vectors, such as scales
+    and biases, do not decay. The learning rate, that of SGD, is set later."""
     matrices_and_vectors: tuple[list[nn.Parameter], list[nn.Parameter]] = ([], [])
     for parameter in parameters:
         matrices_and_vectors[parameter.ndim <= 1].append(parameter)
     decays = (recipe.weight_decay, 0.0)
     groups = [{"params": p, "weight_decay": d} for p, d in zip(matrices_and_vectors, decays, strict=True)]
+    if isinstance(of, AdaptiveRates):
+        return ComparableAdamW(groups, lr=0.0, fused=True)
     return fused_sgd(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
 

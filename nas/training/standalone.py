@@ -89,7 +89,7 @@ class StandaloneTrainer:
             *self._head.parameters(),
             *self._projection.parameters(),
         ]
-        self._optimiser = optimiser(self._parameters, recipe)
+        self._optimiser = optimiser(self._parameters, recipe, module)
         self._average = weight_average(module, recipe.ema_decay)
         if recipe.execution.compiled:
             compile_in_place([module])

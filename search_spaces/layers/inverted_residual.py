@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +16,16 @@ from nas.core.network import Network
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
+from search_spaces.layers.importance import importance_order
 from search_spaces.layers.residual import Residual
 from search_spaces.layers.squeeze_excite import ElasticSqueezeExcite
 
-_MODULES: dict[Activation, type[nn.Module]] = {"relu": nn.ReLU, "hswish": nn.Hardswish, "swish": nn.SiLU}
+_MODULES: dict[Activation, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "hswish": nn.Hardswish,
+    "swish": nn.SiLU,
+    "gelu": nn.GELU,
+}
 
 
 def activation_module(name: Activation) -> nn.Module:
@@ -36,6 +42,8 @@ def activated(x: torch.Tensor, name: Activation) -> torch.Tensor:
             return F.hardswish(x)
         case "swish":
             return F.silu(x)
+        case "gelu":
+            return F.gelu(x)
 
 
 @dataclass(frozen=True)
@@ -192,14 +200,6 @@ class ElasticBlock(nn.Module):
             self.se.reduce.bias.copy_(self.se.reduce.bias[rank])
             self.se.expand.weight.copy_(self.se.expand.weight[:, rank])
         self.project.weight.copy_(self.project.weight[:, order])
-
-
-def importance_order(importance_C: torch.Tensor, boundaries: Collection[int]) -> torch.Tensor:
-    """The channels by falling importance, within groups that end at ``boundaries``: the first n channels are the same
-    set as before for every n of them."""
-    ends = sorted({*boundaries, len(importance_C)})
-    groups = zip([0, *ends], ends, strict=False)
-    return torch.cat([start + importance_C[start:end].argsort(descending=True) for start, end in groups])
 
 
 def permute_norm(norm: ElasticBatchNorm, order: torch.Tensor) -> None:

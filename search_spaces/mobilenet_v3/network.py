@@ -21,13 +21,8 @@ from nas.supernet import RelaxedSupernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
-from search_spaces.layers.inverted_residual import (
-    BlockLayers,
-    ElasticBlock,
-    importance_order,
-    permute_norm,
-    stage_blocks,
-)
+from search_spaces.layers.importance import importance_order
+from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock, permute_norm, stage_blocks
 from search_spaces.layers.linear import ElasticLinear
 from search_spaces.layers.residual import Residual
 

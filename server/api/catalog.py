@@ -64,7 +64,7 @@ def list_spaces() -> list[SpaceSchema]:
             presets=list(space.presets),
             cells=list(space.cells),
             relaxed=space.relaxed,
-            of_model=space.build_from is not None,
+            of_model=space.build is None,
         )
         for name in registry.names("nas.search_spaces")
         for space in [registry.load_space(name)]

@@ -7,6 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, choice_counts, sample, space_size
@@ -68,20 +69,10 @@ def test_costs_equal_the_sum_over_layers_and_the_torch_network(space: SearchSpac
 def test_macs_equal_what_torch_multiplies(space: SearchSpace) -> None:
     net = space.supernet(0)
     for arch in some_archs(space, 4):
-        module = net.subnet(arch).eval()
-        counted = 0
-
-        def count(layer: torch.nn.Module, _: object, out: torch.Tensor) -> None:
-            nonlocal counted
-            weight = layer.weight
-            assert isinstance(weight, torch.Tensor)
-            counted += weight.numel() * (out.shape[2] * out.shape[3] if out.ndim == 4 else 1)
-
-        for layer in module.modules():
-            if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
-                layer.register_forward_hook(count)
-        module(torch.zeros(1, *space.input_shape(arch)))
-        assert space.costs(np.array([arch.genes]))["macs"][0] == counted
+        module, x_BCHW = net.subnet(arch).eval(), torch.zeros(1, *space.input_shape(arch))
+        with FlopCounterMode(display=False) as counter:
+            module(x_BCHW)
+        assert 2 * space.costs(np.array([arch.genes]))["macs"][0] == counter.get_total_flops()
 
 
 def test_a_subnet_computes_what_the_supernet_computes(space: SearchSpace) -> None:

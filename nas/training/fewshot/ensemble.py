@@ -93,7 +93,7 @@ class EnsembleTraining:
         self.share_R = np.bincount(rows_N, minlength=math.prod(self._counts)) / len(rows_N)
         self.table_RM = np.ones((len(self.share_R), len(nets)))
         self.added_M = np.zeros(len(nets))
-        self._optimisers = [optimiser(net.parameters(), recipe) for net in nets]
+        self._optimisers = [optimiser(net.parameters(), recipe, net) for net in nets]
 
     def p_RM(self, step: int) -> Floats:
         """Probability of each supernet for each combination at a step, shape (R, M)."""

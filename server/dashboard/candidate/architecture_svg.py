@@ -9,7 +9,8 @@ from html import escape
 from nas.core.layers import MapShape
 from nas.core.network import LayerSummary
 
-OPERATIONS = ("dense", "pointwise", "depthwise", "se", "linear", "pool")  # with a colour in the style sheet
+# With a colour in the style sheet.
+OPERATIONS = ("dense", "pointwise", "depthwise", "se", "patches", "attention", "linear", "pool")
 _LETTERS = {"kernel": "k", "expand": "e", "width": "w", "depth": "d"}
 _TOP, _HEIGHT = 10, 120
 

@@ -15,11 +15,14 @@ from nas.core.arch import as_archs, sample
 from nas.core.errors import InvalidInput
 from nas.core.layers import INPUT, ChannelShuffle, Conv2d, CustomLayer, Layer, Skip
 from nas.core.ports import ImageShape
+from nas.core.token_layers import PatchEmbedding, TokenLayer, TokenLinear
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.layer_lut import FREE, distinct_layers
 from search_spaces.layers import channel_shuffle
 
 SPACES = [
+    ("elastic_vit", "digits"),
+    ("elastic_vit", "deit-tiny"),
     ("mobilenet_v3", "digits"),
     ("mobilenet_v3", "cifar"),
     ("nas_bench_201", "digits"),
@@ -42,6 +45,14 @@ def run(model: bytes) -> list[tuple[int, ...]]:
     return [np.asarray(out).shape for out in session.run(None, feed)]
 
 
+def positions(layer: Layer) -> int:
+    """Where a layer's weights are applied."""
+    if isinstance(layer, PatchEmbedding):
+        return layer.patches
+    is_at_each = layer.op in ("dense", "pointwise", "grouped", "depthwise") or isinstance(layer, TokenLinear)
+    return prod(layer.out_shape[1:]) if is_at_each else 1
+
+
 @pytest.mark.parametrize(("name", "preset"), SPACES)
 def test_every_layer_of_our_spaces_is_a_model_of_its_shape_weights_and_work(name: str, preset: str) -> None:
     checked = set()
@@ -52,14 +63,14 @@ def test_every_layer_of_our_spaces_is_a_model_of_its_shape_weights_and_work(name
         checked.add(kind)
         model = layer_to_onnx(layer)
         [shape] = run(model)
-        assert (shape[1], prod(shape[1:])) == (layer.out_shape[0], prod(layer.out_shape)), layer
+        channels = shape[-1] if isinstance(layer, PatchEmbedding | TokenLayer) else shape[1]
+        assert (channels, prod(shape[1:])) == (layer.out_shape[0], prod(layer.out_shape)), layer
         weights = onnx.load_model_from_string(model).graph.initializer
         kernels = [w for w in weights if len(w.dims) in (2, 4)]
         taps = sum(prod(w.dims) for w in kernels)
-        biases = sum(prod(w.dims) for w in weights if len(w.dims) == 1 and w.data_type == onnx.TensorProto.FLOAT)
+        biases = sum(prod(w.dims) for w in weights if len(w.dims) in (1, 3) and w.data_type == onnx.TensorProto.FLOAT)
         assert taps <= layer.params <= taps + 2 * biases or layer.op == "norm", layer
-        pixels = prod(layer.out_shape[1:]) if layer.op in ("dense", "pointwise", "grouped", "depthwise") else 1
-        assert taps * pixels == layer.macs, layer
+        assert layer.op == "attention" or taps * positions(layer) == layer.macs, layer
     assert checked
 
 

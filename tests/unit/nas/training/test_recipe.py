@@ -18,6 +18,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
+from nas.supernet import AdaptiveRates
 from nas.training.augment import Augmentation, crop_boxes, cutout, mixup, random_resized_crop
 from nas.training.distillation import Distillation, Teacher, feature_loss, soft_target_loss
 from nas.training.pipeline import Pipeline
@@ -138,7 +139,7 @@ def test_warm_up_is_counted_in_epochs(data: Dataset, warmup_epochs: float | None
 
 def test_only_matrices_decay() -> None:
     net = network()
-    sgd = optimiser(net.parameters(), Recipe(batch_size=1, weight_decay=0.1))
+    sgd = optimiser(net.parameters(), Recipe(batch_size=1, weight_decay=0.1), net)
     before = [p.detach().clone() for p in net.parameters()]
     for group in sgd.param_groups:
         group["lr"] = 1.0
@@ -148,6 +149,25 @@ def test_only_matrices_decay() -> None:
     for p, old in zip(net.parameters(), before, strict=True):
         decayed = old * (1 - 0.1 * 1.9)  # Nesterov's first step looks one momentum of 0.9 ahead
         torch.testing.assert_close(p.detach(), decayed if old.ndim > 1 else old)
+
+
+class Adaptive(AdaptiveRates):
+    def __init__(self) -> None:
+        super().__init__()
+        self.matrix, self.vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+
+
+def test_networks_that_need_adamw_learn_at_a_hundredth_of_the_rate_and_decay_alike() -> None:
+    net = Adaptive()
+    adamw = optimiser(net.parameters(), Recipe(batch_size=1, weight_decay=0.1), net)
+    for group in adamw.param_groups:
+        group["lr"] = 0.5
+    for parameter, gradient in ((net.matrix, 0.0), (net.vector, 3.0)):
+        parameter.grad = torch.full_like(parameter, gradient)
+    adamw.step()
+    torch.testing.assert_close(net.matrix.detach(), torch.full((2, 2), 1.0 - 0.5 * 0.1))
+    torch.testing.assert_close(net.vector.detach(), torch.full((2,), 1.0 - 0.005))  # Adam's first step is its rate
+    assert {group["lr"] for group in adamw.param_groups} == {0.5}
 
 
 # Cutout, random resized crop, mixup
