@@ -8,6 +8,7 @@ from pathlib import Path
 from nas.core.errors import InvalidInput
 from nas.core.model_package import ModelPackage
 from nas.core.plugins import Exporter
+from nas.exporters.flat_spec import device_name, parameters
 
 EXPERIMENT = "hwnas"
 _LONGEST = 500  # characters of a parameter
@@ -25,10 +26,10 @@ def export(package: ModelPackage, target: str) -> str:
         client = MlflowClient(tracking_uri=target)
         experiment = client.get_experiment_by_name(EXPERIMENT)
         experiment_id = experiment.experiment_id if experiment is not None else client.create_experiment(EXPERIMENT)
-        tags = {"mlflow.runName": package.manifest["architecture"], "hwnas.device": _device(package)}
+        tags = {"mlflow.runName": package.manifest["architecture"], "hwnas.device": device_name(package)}
         run = client.create_run(experiment_id, tags=tags)
-        for name, text in _parameters(package).items():
-            client.log_param(run.info.run_id, name, text)
+        for name, text in parameters(package).items():
+            client.log_param(run.info.run_id, name, text[:_LONGEST])
         for name, value in package.values.items():
             client.log_metric(run.info.run_id, name, value)
         _log_files(client, run.info.run_id, package)
@@ -46,24 +47,6 @@ def _log_files(client: object, run_id: str, package: ModelPackage) -> None:
         for name, content in package.files.items():
             (Path(folder) / name).write_bytes(content)
         client.log_artifacts(run_id, folder)
-
-
-def _parameters(package: ModelPackage) -> dict[str, str]:
-    """The spec with dotted keys, and the architecture."""
-    search = package.manifest.get("search") or {}
-    flat = {"architecture": package.manifest["architecture"], **_flatten(search.get("spec", {}), "")}
-    return {name: value[:_LONGEST] for name, value in flat.items()}
-
-
-def _flatten(value: object, path: str) -> dict[str, str]:
-    if isinstance(value, dict) and value:
-        return {k: v for name, part in value.items() for k, v in _flatten(part, f"{path}.{name}".lstrip(".")).items()}
-    return {path: str(value)} if path else {}
-
-
-def _device(package: ModelPackage) -> str:
-    device = package.manifest["device"]
-    return "" if device is None else str(device["name"])
 
 
 MLFLOW = Exporter("mlflow", "A run of MLflow with parameters, metrics and files.", "a tracking URI", export)
