@@ -310,9 +310,12 @@ def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:
         f"there are: {available}"
     )
     if spec.predictor == Transfer.family:
-        raise InvalidSpec(f"predictor: {spec.predictor!r} expects {requirement}")
+        problem = f"predictor: {spec.predictor!r} expects"
+    else:
+        problem = f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer are enough with"
     raise InvalidSpec(
-        f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer are enough with {requirement}"
+        f"{problem} {requirement}. Either measure at least {FEWEST_ALONE} networks with the predictor 'auto', or add "
+        "such a device first, for which a table of its latencies (source: table) will do"
     )
 
 

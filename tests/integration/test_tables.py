@@ -442,6 +442,7 @@ def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -
         assert answer.status_code == 422
         assert words in answer.json()["message"]
         assert "there are: none" in answer.json()["message"]
+        assert "Either measure at least 32 networks with the predictor 'auto', or add" in answer.json()["message"]
     for i in range(3):
         rows = [("arch", "ms"), *(("-".join(map(str, g)), 1.0 + (i + 1) * g.sum()) for g in genes)]
         table = {"blob": upload(api, csv_of(rows)).json()["blob"]}
