@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Floats
 
 _RIDGE = 0.1  # of the variance of a standardised feature, in the measure of distance
+_VANISHING = 1e-10  # share of the largest squared spread, up to which networks do not differ along an axis
 _MARGIN = 2.0  # beyond the farthest network that was measured, seen from the others
 
 
@@ -35,11 +36,13 @@ class ApplicabilityDomain:
         scale_F = np.where(scale_F > 1e-12 * np.abs(centre_F), scale_F, 0.0)
         z_NF = _standardised(features_NF, centre_F, scale_F)
         if len(z_NF) > z_NF.shape[1]:
-            squares_R, axes_FR = np.linalg.eigh(z_NF.T @ z_NF)  # many times faster than the other way
+            squares_R, axes_FR = np.linalg.eigh(z_NF.T @ z_NF)  # many times faster than a decomposition of the rows
             squares_R, axes_RF = np.maximum(squares_R, 0.0), axes_FR.T
         else:
-            _, values_R, axes_RF = np.linalg.svd(z_NF, full_matrices=False)
-            squares_R = values_R**2
+            squares_R, turn_NR = np.linalg.eigh(z_NF @ z_NF.T)
+            spread_R = squares_R > _VANISHING * squares_R.max(initial=0.0)
+            squares_R = squares_R[spread_R]
+            axes_RF = (turn_NR[:, spread_R] / np.sqrt(squares_R)).T @ z_NF
         ridge = _RIDGE * len(z_NF)
         domain = cls(centre_F, scale_F, axes_RF, 1.0 / (squares_R + ridge), 1.0 / ridge, 0.0)
         far_N = domain.distance(features_NF)

@@ -78,7 +78,7 @@ def _like_known(relatives: Relatives, of_relatives: CovariancePart) -> Covarianc
     """Every weight deviates in proportion to how large it is on known devices; over their networks, as much in all as
     the known devices do."""
     other_F = (relatives.weights_DF**2).mean(0)
-    x_NF = np.concatenate([t.features_NF for t in relatives.tables]) - relatives.centre_F
+    x_NF = relatives.networks_MF - relatives.centre_F
     total = float((other_F * (x_NF**2).sum(0)).sum())
     spread = float(((x_NF @ of_relatives.rows_KP[:, :-1].T) ** 2).sum())
     if spread == 0.0:  # a single known device: as much as a tenth of what it varies itself

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,12 @@ class Relatives:
             scale_F = np.sqrt((weights_DF**2).mean(0))
         return cls(centre_F, weights_DF, tuple(tables))
 
+    @cached_property
+    def networks_MF(self) -> Floats:
+        """The features of the M distinct networks that were measured on known devices."""
+        rows = np.concatenate([table.features_NF for table in self.tables])
+        return np.asarray(rows[distinct(rows)])
+
     def without(self, device: int) -> Relatives:
         """All but one of the devices."""
         remaining = [d for d in range(len(self.tables)) if d != device]
@@ -71,6 +78,14 @@ class Relatives:
         slope_D1 = np.maximum(guess_DN @ y_N[:, None] / squares_D1, 0.0)
         leverage_DN = np.minimum(1.0 / len(y_N) + guess_DN**2 / squares_D1, 0.9)
         return np.asarray(np.sqrt((((y_N - slope_D1 * guess_DN) / (1.0 - leverage_DN)) ** 2).mean(1)))
+
+
+def distinct(features_NF: Floats) -> list[int]:
+    """The first of each of the rows that are equal, as indices in order."""
+    first: dict[bytes, int] = {}
+    for i, row in enumerate(np.ascontiguousarray(features_NF)):
+        first.setdefault(row.tobytes(), i)
+    return list(first.values())
 
 
 def _part(table: Table) -> Table:

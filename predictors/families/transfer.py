@@ -268,8 +268,7 @@ def _of_features(
 
 def _all_rows(features_NF: Floats, relatives: Relatives | None) -> Floats:
     """The networks measured here and on known devices."""
-    tables = () if relatives is None else relatives.tables
-    return np.concatenate([*(table.features_NF for table in tables), features_NF])
+    return features_NF if relatives is None else np.concatenate([relatives.networks_MF, features_NF])
 
 
 _DESIGN_NOISE = float(np.sqrt(1e-6 * 0.1))  # variance of relative latency
