@@ -17,76 +17,54 @@ what the same samples give alone, and ``best_cost`` the single cost that, in hin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from benchmarks._cli import Options, main, shared_file
 from benchmarks._hat import load_hat
+from benchmarks._latency_tables import (
+    CELLS,
+    CIFAR10,
+    HAT,
+    HW_NAS_BENCH,
+    IMAGENET16,
+    MEASURED,
+    OFA,
+    SOURCE_DEVICES,
+    TESTED,
+    MeasuredNetworks,
+    Rows,
+    cell_kinds,
+    group,
+    load_cells,
+    measured_cells,
+    uploaded_cells,
+)
 from benchmarks._ofa import load_ofa
-from nas.core.arch import Floats, Genes
+from nas.core.arch import Floats
 from nas.core.metrics import coverage, spearman
-from nas.core.ports import ImageShape, SearchSpace
-from predictors.as_written import measured_space
+from nas.core.ports import ImageShape
 from predictors.families.transfer import choose, learn
 from predictors.layer_times import LayerTimes
-from predictors.onboarding.tables import FAR, RawTable, check_table
-from predictors.relatives import Relatives, Table
+from predictors.relatives import Relatives
 from predictors.storage import DeviceMeasurements
 from predictors.views import FeatureLayout, network_features
 from search_spaces.mobilenet_v3.space import build as build_mobilenet
-from search_spaces.nas_bench_201.cell import EDGES
 from search_spaces.nas_bench_201.space import build as build_cells
 
-Rows = NDArray[np.int64]
+Part = Callable[[Path, Sequence[int]], dict[str, Any]]  # by the folder of the tables and the seeds
 
-SOURCE_DEVICES = (
-    *("1080ti_1", "1080ti_32", "1080ti_256", "silver_4114", "silver_4210r"),
-    *("samsung_a50", "pixel3", "essential_ph_1", "samsung_s7"),
-)
 TARGETS = ("titan_rtx_256", "gold_6226", "pixel2", "raspi4", "eyeriss", "fpga")
 SAMPLES = (10, 20)
 SAMPLES_ELSEWHERE = 16  # samples of a device that is known in another space or by other images
-MEASURED, TESTED = np.arange(900), np.arange(900, 1900)
 TRIMMED = 0.1  # of the cells, at either end
-UNLIKE_DRAWS = 4  # of each device of a split
-CIFAR10, IMAGENET16 = ImageShape(3, 32, 32, 10), ImageShape(3, 16, 16, 120)
-
-
-@dataclass(frozen=True)
-class MeasuredNetworks:
-    """N networks of a space by their columns, and their latency in ms on D devices, NaN where it is not known. Those of
-    ``measured`` are known on devices; those of ``tested`` are predicted."""
-
-    features_NF: Floats
-    layout: FeatureLayout
-    names: tuple[str, ...]
-    latency_ms_ND: Floats
-    measured: Rows
-    tested: Rows
-
-    @staticmethod
-    def of(space: SearchSpace, genes_NG: Genes, names: Sequence[str], latency_ms_ND: Floats) -> MeasuredNetworks:
-        """The first 900 networks are known, the next 1000 tested."""
-        layout, features_NF = FeatureLayout.of(space), network_features(space, genes_NG)
-        return MeasuredNetworks(features_NF, layout, tuple(names), latency_ms_ND, MEASURED, TESTED)
-
-    def latency_ms(self, device: str) -> Floats:
-        """Of all networks on one device, shape (N,)."""
-        return self.latency_ms_ND[:, self.names.index(device)]
-
-    def relatives(self, devices: Sequence[str]) -> Relatives:
-        """What the measured networks of some devices tell."""
-        tables = []
-        for device in devices:
-            latency_ms_M = accepted(self.latency_ms(device)[self.measured])
-            rows = np.isfinite(latency_ms_M)
-            tables.append(Table(self.features_NF[self.measured][rows], latency_ms_M[rows], device))
-        return Relatives.learn(tables, self.layout.additive_C)
+DRAWS = 3  # of each device beyond the published protocol
 
 
 @dataclass(frozen=True)
@@ -99,60 +77,47 @@ class Draw:
 
 
 def bench(options: Options) -> dict[str, Any]:
-    """The published protocol first, then the devices that are harder to guess."""
-    path = shared_file(options, "data", "nb201.npz")
-    ofa = shared_file(options, "data", "ofa.npz")
+    """The published protocol first, then the devices that are harder to guess; two parts at a time."""
+    data = shared_file(options, "data")
+    for name in (CELLS, OFA, HAT, HW_NAS_BENCH):
+        shared_file(options, "data", name)
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        runs = {part.__name__: pool.submit(_on_one_thread, part, data, options.seeds) for part in PARTS}
+        parts = {name: run.result() for name, run in runs.items()}
+    return {
+        **parts.pop("published"),
+        **parts.pop("unlike"),
+        **parts.pop("unseen_kinds"),
+        **parts.pop("once_for_all"),
+        **parts,
+        "setting": {
+            "draws": len(options.seeds),
+            "draws_elsewhere": len(_fewer(options.seeds)),
+            "known": SOURCE_DEVICES,
+            "level": 0.95,
+            "threads": 1,
+        },
+    }
+
+
+def _on_one_thread(part: Part, data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     with threadpool_limits(limits=1):
-        cells, simplified = uploaded_cells(path), uploaded_cells(path, simplified=True)
-        unlike = unlike_splits(cells)
-        return {
-            "help": protocol(cells, options.seeds, random_samples),
-            "help_chosen_actively": protocol(cells, options.seeds[:10], optimal_samples),
-            "simplified": protocol(simplified, options.seeds[:10], random_samples),
-            "unlike": {split: compared(cells, *devices, 20) for split, devices in unlike.items()},
-            "unlike_10": {split: compared(cells, *devices, 10) for split, devices in unlike.items()},
-            **unseen_kinds(cells, options.seeds[:6]),
-            **once_for_all(ofa, options.seeds[:10]),
-            "hat": hat(shared_file(options, "data", "hat_latency.npz"), options.seeds[:10]),
-            "energy": energy(shared_file(options, "data", "hw_nas_bench.npz"), path, options.seeds[:10]),
-            "other_images": other_images(shared_file(options, "data", "hw_nas_bench.npz"), path, options.seeds[:10]),
-            "other_space": other_space(path, ofa, options.seeds[:10]),
-            "setting": {"draws": len(options.seeds), "known": SOURCE_DEVICES, "level": 0.95, "threads": 1},
-        }
+        return part(data, seeds)
 
 
-def uploaded_cells(path: Path, simplified: bool = False) -> MeasuredNetworks:
-    """All cells with the columns that the product learns from once the known devices' table is uploaded;
-    ``simplified``: with those of the canonical cells."""
-    space = build_cells({"preset": "benchmark"}, CIFAR10)
-    genes_NG, names, latency_ms_ND = load_cells(path)
-    uploaded = check_table(raw_table(genes_NG[MEASURED], names, latency_ms_ND[MEASURED], SOURCE_DEVICES), space)
-    fitted_space = measured_space(space, uploaded.as_written and not simplified)
-    return MeasuredNetworks.of(fitted_space, genes_NG, names, latency_ms_ND)
+def _fewer(seeds: Sequence[int]) -> Sequence[int]:
+    """Of draws beyond the published protocol, which are many."""
+    return seeds[:DRAWS]
 
 
-def load_cells(path: Path) -> tuple[Genes, tuple[str, ...], Floats]:
-    """Genes of all cells, the devices, and latencies (N, D) in ms."""
-    with np.load(path, allow_pickle=False) as table:
-        assert tuple(map(tuple, table["edges"].tolist())) == EDGES
-        names = tuple(str(name) for name in table["latency_device"])
-        return table["ops"].astype(np.int64), names, table["latency_ms"].astype(np.float64)
-
-
-def raw_table(genes_NG: Genes, names: Sequence[str], latency_ms_ND: Floats, devices: Sequence[str]) -> RawTable:
-    """What is uploaded: cells may be empty."""
-    columns = {}
-    for device in devices:
-        column = accepted(latency_ms_ND[:, names.index(device)])
-        columns[f"ms.{device}"] = [None if np.isnan(ms) else float(ms) for ms in column]
-    return RawTable({"arch": genes_NG.tolist(), **columns})
-
-
-def accepted(latency_ms_N: Floats) -> Floats:
-    """The latencies, NaN for those so far off their device's median that the product refuses them in a table: of cells
-    that compute nothing, on phones."""
-    ratio_N = latency_ms_N / np.nanmedian(latency_ms_N)
-    return np.where((ratio_N > FAR) | (ratio_N < 1 / FAR), np.nan, latency_ms_N)
+def published(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """The protocol of HELP; also with samples that were chosen, and with canonical cells."""
+    cells, simplified = uploaded_cells(data / CELLS), uploaded_cells(data / CELLS, simplified=True)
+    return {
+        "help": protocol(cells, seeds, random_samples),
+        "help_chosen_actively": protocol(cells, _fewer(seeds), optimal_samples),
+        "simplified": protocol(simplified, _fewer(seeds), random_samples),
+    }
 
 
 def random_samples(nets: MeasuredNetworks, relatives: Relatives, pool: Rows, n: int, rng: np.random.Generator) -> Rows:
@@ -213,6 +178,16 @@ def summary(draws: Mapping[str, Sequence[Draw]]) -> dict[str, Any]:
     }
 
 
+def unlike(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Known devices of another kind than the targets, from 20 samples and from 10."""
+    cells = uploaded_cells(data / CELLS)
+    splits = unlike_splits(cells)
+    return {
+        name: {split: compared(cells, *devices, n, _fewer(seeds)) for split, devices in splits.items()}
+        for name, n in (("unlike", 20), ("unlike_10", 10))
+    }
+
+
 def unlike_splits(nets: MeasuredNetworks) -> dict[str, tuple[Sequence[str], Sequence[str]]]:
     """Known devices and targets that do not resemble them."""
     kinds = cell_kinds(nets.names)
@@ -233,9 +208,10 @@ def unlike_splits(nets: MeasuredNetworks) -> dict[str, tuple[Sequence[str], Sequ
     }
 
 
-def compared(nets: MeasuredNetworks, known_devices: Sequence[str], targets: Sequence[str], n: int) -> dict[str, Any]:
+def compared(
+    nets: MeasuredNetworks, known_devices: Sequence[str], targets: Sequence[str], n: int, seeds: Sequence[int]
+) -> dict[str, Any]:
     """Ours, the same samples without relatives, and the best cost: over all targets, and by half of the devices."""
-    seeds = range(UNLIKE_DRAWS)
     with_relatives = over_devices(nets, nets.relatives(known_devices), targets, n, seeds, random_samples)
     without_relatives = over_devices(nets, None, targets, n, seeds, random_samples)
     cost = {target: best_cost(nets, target) for target in targets}
@@ -267,10 +243,23 @@ def best_cost(nets: MeasuredNetworks, target: str) -> float:
     return max(spearman(latency_ms_N[tested], column) for column in columns)
 
 
-def unseen_kinds(nets: MeasuredNetworks, seeds: Sequence[int]) -> dict[str, Any]:
-    """Every kind of device in turn unknown, all others known; and the coverage of the bound by kind."""
-    figures = unseen(nets, cell_kinds(nets.names), seeds)
-    return {"unseen_kinds": figures, "coverage": {n: part["coverage_by_kind"] for n, part in figures.items()}}
+def unseen_kinds(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """Every kind of device in turn unknown, all others known; and the coverage of the bound by kind, over all devices
+    and over those that the bound was not set with."""
+    nets = uploaded_cells(data / CELLS)
+    kinds = cell_kinds(nets.names)
+    figures = unseen(nets, kinds, _fewer(seeds))
+    held_out = {kind: [m for m in members if m not in chosen_on(nets.names)] for kind, members in kinds.items()}
+    return {
+        "unseen_kinds": figures,
+        "coverage": {n: part["coverage_by_kind"] for n, part in figures.items()},
+        "coverage_held_out": {n: by_kind(part["coverage_by_device"], held_out) for n, part in figures.items()},
+    }
+
+
+def by_kind(values: Mapping[str, float], kinds: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Means over the devices of each kind that has any."""
+    return {kind: float(np.mean([values[d] for d in members])) for kind, members in kinds.items() if members}
 
 
 def unseen(nets: MeasuredNetworks, kinds: Mapping[str, Sequence[str]], seeds: Sequence[int]) -> dict[str, Any]:
@@ -282,26 +271,26 @@ def unseen(nets: MeasuredNetworks, kinds: Mapping[str, Sequence[str]], seeds: Se
         for kind, members in kinds.items():
             draws |= {t: [one_draw(nets, relatives[kind], t, n, s, random_samples) for s in seeds] for t in members}
         figures = summary(draws)
-        by_kind = {
-            f"{name}by_kind": {k: float(np.mean([figures[values][d] for d in kind])) for k, kind in kinds.items()}
-            for name, values in (("", "spearman"), ("coverage_", "coverage_by_device"))
+        result[str(n)] = {
+            "by_kind": by_kind(figures["spearman"], kinds),
+            "coverage_by_kind": by_kind(figures["coverage_by_device"], kinds),
+            **figures,
         }
-        result[str(n)] = {**by_kind, **figures}
     return result
 
 
-def once_for_all(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def once_for_all(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Unseen batch sizes (``ofa``) and unseen GPUs on the once-for-all space."""
     space = build_mobilenet({"preset": "imagenet"}, ImageShape(3, 224, 224, 1000))
-    nets = MeasuredNetworks.of(space, *load_ofa(space, path))
+    nets, seeds = MeasuredNetworks.of(space, *load_ofa(space, data / OFA)), _fewer(seeds)
     gpus = group(nets.names, lambda name: name.rpartition("_")[0])
     batches = group(nets.names, lambda name: f"batch {name.rpartition('_')[2]}")
     return {"ofa": unseen(nets, batches, seeds), "ofa_unseen_gpus": unseen(nets, gpus, seeds)}
 
 
-def hat(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def hat(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """One device of HAT new, for each of its tasks with 20 samples, the other devices known for all tasks."""
-    space, genes_NG, latency = load_hat(path)
+    space, genes_NG, latency = load_hat(data / HAT)
     names = tuple(latency)
     nets = MeasuredNetworks.of(space, genes_NG, names, np.stack(list(latency.values()), axis=1))
     devices = group(names, lambda name: name.rpartition("_")[2])
@@ -312,15 +301,14 @@ def hat(path: Path, seeds: Sequence[int]) -> dict[str, Any]:
         for name in members:
             half = np.array_split(np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(latency[name]))), 2)
             own = replace(nets, measured=half[0], tested=half[1])
-            draws[name] = [one_draw(own, relatives, name, 20, seed, random_samples) for seed in seeds]
+            draws[name] = [one_draw(own, relatives, name, 20, seed, random_samples) for seed in _fewer(seeds)]
     figures = summary(draws)
-    by_kind = {kind: float(np.mean([figures["spearman"][d] for d in members])) for kind, members in devices.items()}
-    return {"by_kind": by_kind, **figures}
+    return {"by_kind": by_kind(figures["spearman"], devices), **figures}
 
 
-def energy(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def energy(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """Energy of a cell in mJ from 20 cells, beside the energies of the two other devices and all latencies."""
-    nets = measured_cells(path, cells, CIFAR10, "cifar10")
+    nets, seeds = measured_cells(data, CIFAR10, "cifar10"), _fewer(seeds)
     targets = [name for name in nets.names if name.endswith("_energy")]
     figures: dict[str, Any] = {}
     for target in targets:
@@ -336,22 +324,10 @@ def energy(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any]:
     return figures
 
 
-def measured_cells(path: Path, cells: Path, shape: ImageShape, data: str) -> MeasuredNetworks:
-    """Latencies and energies of all cells on one data set, measured as the cells stand."""
-    genes_NG, _, _ = load_cells(cells)
-    with np.load(path, allow_pickle=False) as table:
-        columns = [str(name) for name in table["column"]]
-        used = [c for c, name in enumerate(columns) if name.endswith(("_latency", "_energy"))]
-        values_ND = table[data].astype(np.float64)[:, used]
-    space = measured_space(build_cells({"preset": "benchmark"}, shape), True)
-    values_ND = np.where(values_ND > 0, values_ND, np.nan)
-    return MeasuredNetworks.of(space, genes_NG, [columns[c] for c in used], values_ND)
-
-
-def other_images(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def other_images(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """A device that is known by images of 32 x 32 pixels, from 16 samples with images of 16 x 16."""
-    before = measured_cells(path, cells, CIFAR10, "cifar10")
-    nets = measured_cells(path, cells, IMAGENET16, "imagenet16")
+    before, seeds = measured_cells(data, CIFAR10, "cifar10"), _fewer(seeds)
+    nets = measured_cells(data, IMAGENET16, "imagenet16")
     relatives = {name: replace(nets, latency_ms_ND=before.latency_ms_ND).relatives([name]) for name in nets.names}
     with_relatives = {
         n: over_devices(nets, relatives[n], [n], SAMPLES_ELSEWHERE, seeds, random_samples)["spearman_mean"]
@@ -364,12 +340,12 @@ def other_images(path: Path, cells: Path, seeds: Sequence[int]) -> dict[str, Any
     return {"ours": with_relatives, "without_relatives": without_relatives, "best_cost": cost}
 
 
-def other_space(cells: Path, ofa: Path, seeds: Sequence[int]) -> dict[str, Any]:
+def other_space(data: Path, seeds: Sequence[int]) -> dict[str, Any]:
     """GPUs that are known by the layers of cells, from 16 once-for-all networks: with and without those layers."""
-    cell_space = build_cells({"preset": "benchmark"}, CIFAR10)
-    genes_NG, names, latency_ms_ND = load_cells(cells)
+    cell_space, seeds = build_cells({"preset": "benchmark"}, CIFAR10), _fewer(seeds)
+    genes_NG, names, latency_ms_ND = load_cells(data / CELLS)
     space = build_mobilenet({"preset": "imagenet"}, ImageShape(3, 224, 224, 1000))
-    ofa_NG, ofa_names, ofa_ms_ND = load_ofa(space, ofa)
+    ofa_NG, ofa_names, ofa_ms_ND = load_ofa(space, data / OFA)
     ofa_NG, ofa_ms_ND = ofa_NG[: TESTED[-1] + 1], ofa_ms_ND[: TESTED[-1] + 1]
     plain_nets = MeasuredNetworks.of(space, ofa_NG, ofa_names, ofa_ms_ND)
     result: dict[str, dict[str, float]] = {}
@@ -393,21 +369,6 @@ def other_space(cells: Path, ofa: Path, seeds: Sequence[int]) -> dict[str, Any]:
     return result
 
 
-def cell_kinds(names: Sequence[str]) -> dict[str, list[str]]:
-    """The 27 devices by what they are."""
-    prefixes = {
-        "GPU": ("1080ti", "2080ti", "titan"),
-        "server CPU": ("gold", "silver"),
-        "phone": ("essential", "pixel", "samsung"),
-    }
-    return group(names, lambda name: next((k for k, starts in prefixes.items() if name.startswith(starts)), name))
-
-
-def group(names: Sequence[str], key: Callable[[str], str]) -> dict[str, list[str]]:
-    """Names by key, in order."""
-    return {k: [n for n in names if key(n) == k] for k in dict.fromkeys(map(key, names))}
-
-
 def trim(latency_ms_N: Floats, rows: Rows) -> Rows:
     """``rows`` that were measured, without the fastest and the slowest tenth."""
     rows = rows[np.isfinite(latency_ms_N[rows])]
@@ -416,5 +377,9 @@ def trim(latency_ms_N: Floats, rows: Rows) -> Rows:
     return np.sort(order[cut : len(rows) - cut])
 
 
+# Those that take longest first.
+PARTS: tuple[Part, ...] = (once_for_all, unlike, unseen_kinds, published, other_images, other_space, hat, energy)
+
+
 if __name__ == "__main__":
-    main("latency_transfer", bench, __doc__.split("\n")[0], ("numpy", "scipy"), seeds=10)
+    main("latency_transfer", bench, __doc__.split("\n")[0], ("numpy", "scipy"))

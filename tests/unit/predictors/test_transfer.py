@@ -12,17 +12,8 @@ import pytest
 from sklearn.linear_model import BayesianRidge
 
 from benchmarks._cli import ROOT
-from benchmarks.latency_transfer import (
-    MEASURED,
-    SOURCE_DEVICES,
-    TARGETS,
-    best_cost,
-    cell_kinds,
-    over_devices,
-    random_samples,
-    trim,
-    uploaded_cells,
-)
+from benchmarks._latency_tables import MEASURED, SOURCE_DEVICES, cell_kinds, uploaded_cells
+from benchmarks.latency_transfer import TARGETS, best_cost, over_devices, random_samples, trim
 from nas.core.arch import Decision, Floats, one_hot, sample
 from nas.core.errors import InvalidInput
 from nas.core.metrics import spearman
