@@ -230,12 +230,13 @@ def _volume_gain(
     mean_K, sd_K = posterior.mean_U[row_K], posterior.sd()[row_K]
     standing = np.append(worst_2[1], front[:, 1])[np.searchsorted(front[:, 0], cost_K, side="right")]
     able = np.flatnonzero((mean_K - 3.0 * sd_K < process.warp(standing)) & (cost_K < worst_2[0]))
-    mean_A1, sd_A1 = mean_K[able, None], sd_K[able, None]
-    reach = _improvement(np.append(warped_tops, warped_bottoms[-1])[None], mean_A1, sd_A1)
-    stretches = np.maximum(reach[:, :-1] - reach[:, 1:], 0.0)
-    cheaper = np.maximum(costs[None] - cost_K[able, None], 0.0)
+    rows_V, row_A = np.unique(row_K[able], return_inverse=True)  # networks with equal features reach as far
+    mean_V1, sd_V1 = posterior.mean_U[rows_V, None], posterior.sd()[rows_V, None]
+    reach_VS = _improvement(np.append(warped_tops, warped_bottoms[-1])[None], mean_V1, sd_V1)
+    stretches_VS = np.maximum(reach_VS[:, :-1] - reach_VS[:, 1:], 0.0) * slope
+    cheaper_AS = np.maximum(costs[None] - cost_K[able, None], 0.0)
     gain_K = np.zeros(len(row_K))
-    gain_K[able] = (stretches * slope * cheaper).sum(axis=1)
+    gain_K[able] = (stretches_VS[row_A] * cheaper_AS).sum(axis=1)
     return gain_K
 
 
