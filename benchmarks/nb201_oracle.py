@@ -184,4 +184,4 @@ def add_front_seeds(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    main("nb201_oracle", bench, __doc__.split("\n")[0], ("numpy", "scipy", "optuna"), seeds=60, more=add_front_seeds)
+    main("nb201_oracle", bench, __doc__.split("\n")[0], ("numpy", "scipy", "optuna"), seeds=30, more=add_front_seeds)
