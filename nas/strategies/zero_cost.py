@@ -15,8 +15,8 @@ from nas.strategies.proxy_options import ProxyName, check_proxies
 
 
 class ZeroCostParams(BaseModel):
-    """A network's score is the mean of ``proxies`` on one batch of ``images`` training images, each in deviations from
-    ``sampled`` random networks. ``explorer``: as in ``once_for_all``."""
+    """A network's score is the geometric mean, over ``proxies`` on one batch of ``images`` training images, of the
+    share of ``sampled`` random networks that it exceeds. ``explorer``: as in ``once_for_all``."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     proxies: list[ProxyName] = Field(
