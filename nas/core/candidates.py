@@ -39,7 +39,9 @@ def _columns() -> dict[str, int]:
 
 @dataclass(frozen=True)
 class CandidateTable:
-    """N networks of one space. ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
+    """N networks of one space; references of other spaces have their metrics, and genes of 0.
+
+    ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
     ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``promised_ms_N``, no claim.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
     ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``extrapolated_N``: 1 outside
@@ -62,7 +64,7 @@ class CandidateTable:
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate]) -> CandidateTable:
-        """Points as columns, in their order. Raises InvalidInput for networks of several spaces."""
+        """Points as columns, in their order. Raises InvalidInput for networks of several spaces, references aside."""
         candidates = list(candidates)
         return cls.from_columns(
             spaces=[p.arch.space for p in candidates],
@@ -89,17 +91,21 @@ class CandidateTable:
         devices: Sequence[Mapping[str, OnDevice]],
         extrapolated: Sequence[bool | None],
     ) -> CandidateTable:
-        """A table from lists of equal length. Raises InvalidInput for networks of several spaces."""
+        """A table from lists of equal length. Raises InvalidInput for networks of several spaces, references aside."""
         if not spaces:
             return cls()
-        if len(space_ids := set(spaces)) > 1 or len({len(g) for g in genes}) > 1:
-            raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {sorted(space_ids)}")
+        searched = [i for i, origin in enumerate(origins) if origin != "reference"] or [0]
+        space, width = spaces[searched[0]], len(genes[searched[0]])
+        if any(spaces[i] != space or len(genes[i]) != width for i in searched):
+            space_ids = sorted({spaces[i] for i in searched})
+            raise InvalidInput(f"expected networks of one space, with equal numbers of genes, got {space_ids}")
+        genes = [row if own == space else [0] * width for own, row in zip(spaces, genes, strict=True)]
         values = [[m.get(name, np.nan) for name in _columns()] for m in metrics]
         names = tuple(dict.fromkeys(name for parts in devices for name in parts))
         unknown = OnDevice(np.nan, np.nan)
         latency_ms = [[(d.predicted_ms, d.upper_ms) for n in names for d in [p.get(n, unknown)]] for p in devices]
         return cls(
-            space=spaces[0],
+            space=space,
             genes_NG=np.array(genes, dtype=np.int16),
             origin_N=np.array([ORIGINS.index(o) for o in origins], dtype=np.int8),
             status_N=np.array([STATUSES.index(s) for s in statuses], dtype=np.int8),
@@ -154,9 +160,12 @@ class CandidateTable:
 
     def updated(self, rows: Rows, changed: CandidateTable) -> CandidateTable:
         """A table with ``rows`` replaced by those of ``changed`` and ``non_dominated`` updated; rows beyond the end are
-        new. Raises InvalidInput for networks of another space."""
+        new. Raises InvalidInput for networks of another space, references aside."""
         if len(rows) == 0:
             return self
+        if len(self) and changed.space != self.space and (changed.origin_N == ORIGINS.index("reference")).all():
+            width = self.genes_NG.shape[1]
+            changed = replace(changed, space=self.space, genes_NG=np.zeros((len(changed), width), np.int16))
         if len(self) and (self.space, self.genes_NG.shape[1]) != (changed.space, changed.genes_NG.shape[1]):
             raise InvalidInput(f"expected networks of the space {self.space}, got one of {changed.space}")
         if len(self) and self.devices != changed.devices:

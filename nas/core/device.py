@@ -327,21 +327,21 @@ def comparable(measurement: Measurement, profile: DeviceProfile) -> bool:
     return alike and measurement.refused is None and measurement.median_ms is not None
 
 
-def verification_status(measurement: Measurement, promised_ms: float) -> Status:
+def verification_status(measurement: Measurement, promised_ms: float | None) -> Status:
     """``verified`` if the whole 95 % interval lies at or below what was promised, ``violated`` if it lies above.
 
     The promise is the bound the user set, or else the predictor's own upper bound. An interval that holds the promise
     is too close to call, and a refused measurement verifies nothing: both are ``unverified``. A network of which
     another provider ran a node is ``fallback`` unless it is ``violated``: what was measured is not what the device
-    promises to run.
+    promises to run. Where nothing was promised (None), a network is ``verified`` once it is measured.
     """
     if measurement.median_ms is None or measurement.low_ms is None or measurement.high_ms is None:
         return "unverified"
-    if measurement.low_ms > promised_ms:
+    if promised_ms is not None and measurement.low_ms > promised_ms:
         return "violated"
     if measurement.placement is not None and not measurement.placement.complete:
         return "fallback"
-    return "verified" if measurement.high_ms <= promised_ms else "unverified"
+    return "verified" if promised_ms is None or measurement.high_ms <= promised_ms else "unverified"
 
 
 def _protocol_from_json(record: JsonObject) -> MeasurementProtocol:

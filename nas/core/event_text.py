@@ -45,7 +45,8 @@ def describe(event: Event) -> str | None:
             return f"{stage}: {len(networks)} to be measured by the agent of {profile.name}"
         case Measured(arch, origin, measurement, promised_ms, device):
             where = f" on {device}" if device is not None else ""
-            result = measurement.refused or f"{measurement.median_ms:.4f} ms, promised {promised_ms:.4f} ms"
+            promised = "" if promised_ms is None else f", promised {promised_ms:.4f} ms"
+            result = measurement.refused or f"{measurement.median_ms:.4f} ms{promised}"
             return f"measured {arch.id} of the {origin}{where}: {result}"
         case Refitted(stage, number, measured, _, _, _):
             return f"{stage}: the predictor was fitted for the {number}. time, with {len(measured)} measured candidates"

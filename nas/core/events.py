@@ -124,13 +124,13 @@ class Evaluated:
 @dataclass(frozen=True)
 class Measured:
     """A network was measured on the device, or on that ``device`` of a fleet; ``promised_ms`` is what the search had
-    promised for it there."""
+    promised for it there, None where nothing could predict it: for references of other spaces."""
 
     kind: ClassVar[str] = "measured"
     arch: Arch
     origin: Origin
     measurement: Measurement
-    promised_ms: float
+    promised_ms: float | None
     device: str | None = None
 
 

@@ -4,7 +4,7 @@ latency predictors. ``nas.core.registry`` loads them by name."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -31,6 +31,8 @@ class SearchSpaceType:
     have a continuous relaxation, which differentiable search needs. A space of users' models has ``build_from`` instead
     of ``build``, which reads the parent model too; one that may start from a model has both.
     ``nas.core.registry.build_space`` calls either.
+    ``published``: the networks of the literature that its spaces have (``SearchSpace.published``), each with the
+    parameters of one.
     """
 
     name: str
@@ -40,6 +42,7 @@ class SearchSpaceType:
     cells: tuple[CellGraph, ...] = ()
     relaxed: bool = False
     build_from: Callable[[Mapping[str, JsonValue], ImageShape, ParentModel], SearchSpace] | None = None
+    published: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,15 +139,21 @@ def check_task(spec: SearchSpec, space: SearchSpace, strategy: Strategy) -> None
     if strategy.labels and task.labels not in strategy.labels:
         fitting = [t.name for t in installed_tasks().values() if t.labels in strategy.labels]
         raise InvalidSpec(f"data.task: strategy {strategy.name} trains for {', '.join(fitting)} alone, got {task.name}")
+    check_outputs(spec, space)
+    if task.parent_labels and spec.space.model is None:
+        raise InvalidSpec(
+            f"data.task: {task.name} judges networks by a model of yours: expected its name in space.model, got none"
+        )
+
+
+def check_outputs(spec: SearchSpec, space: SearchSpace) -> None:
+    """Raises InvalidSpec for a task whose outputs the networks of the space do not give."""
+    task = load_task(spec.data.task)
     if task.outputs not in ("any", space.outputs):
         kinds = {"vector": "one vector for an image", "map": "a map of classes", "any": "outputs of their own"}
         raise InvalidSpec(
             f"data.task: {task.name} expects networks that give {kinds[task.outputs]}, and those of {space.name} give "
             f"{kinds[space.outputs]}"
-        )
-    if task.parent_labels and spec.space.model is None:
-        raise InvalidSpec(
-            f"data.task: {task.name} judges networks by a model of yours: expected its name in space.model, got none"
         )
 
 

@@ -158,12 +158,16 @@ UNTRAINED_BUDGET = BudgetSpec(evaluations=16, verified=6)
 
 
 class ReferenceSpec(_Strict):
-    """A network of the search space that the front is compared with: ``genes`` has the position of its choice in each
-    decision, as they are in the answers for candidates and in a package's manifest. None: the published network of this
-    ``name`` that the space knows, such as MobileNetV3-Large."""
+    """A network that the front is compared with: ``genes`` has the position of its choice in each decision, as they are
+    in the answers for candidates and in a package's manifest. None: the published network of this ``name``, such as
+    MobileNetV3-Large.
+
+    ``space``: the space that it is a network of. None: that of the search, or, for a published network that the
+    search's space does not know, the space that does."""
 
     name: str = Field(min_length=1, max_length=60)
     genes: tuple[int, ...] | None = Field(default=None, min_length=1)
+    space: SpaceSpec | None = None
 
 
 class ExportSpec(_Strict):

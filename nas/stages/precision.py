@@ -7,6 +7,7 @@ from torch import nn
 from nas import exported_run
 from nas.core.arch import Arch
 from nas.core.ports import Problem, Split
+from nas.core.references import space_of
 from nas.core.tasks import TaskScores
 from nas.export import open_session, quantise_int8, run_session, to_onnx
 from nas.packaging import calibration_sample
@@ -29,7 +30,7 @@ def in_precision(subnets: Subnets, module: nn.Module, arch: Arch) -> nn.Module:
 def exported_model(subnets: Subnets, module: nn.Module, arch: Arch) -> bytes:
     """The very model of a cut subnet that is measured, verified and exported: ONNX in the precision of its search."""
     problem = subnets.problem
-    shape = problem.space.input_shape(arch)
+    shape = space_of(problem, arch).input_shape(arch)
     model = to_onnx(subnets.with_normalisation(module), shape)
     if problem.spec.precision == "float32":
         return model
@@ -38,7 +39,7 @@ def exported_model(subnets: Subnets, module: nn.Module, arch: Arch) -> bytes:
 
 def score_exported(problem: Problem, model: bytes, arch: Arch, split: Split) -> TaskScores:
     """How good an exported model is over a split, by onnxruntime."""
-    _, height, width = problem.space.input_shape(arch)
+    _, height, width = space_of(problem, arch).input_shape(arch)
     session, scorer = open_session(model), problem.spec.task.scorer(problem.data.shape.classes)
     for start in range(0, len(split), _BATCH):
         images = exported_run.resize(split.images_NCHW[start : start + _BATCH], height, width)

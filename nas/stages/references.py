@@ -1,19 +1,22 @@
 """Networks that a front is compared with: published ones, a user's model, and narrower copies of it.
 
-They are scored, retrained and verified like members of the front, and are never on it.
+They are scored, retrained and verified like members of the front, and are never on it. Those of other spaces have no
+part in the supernet, and no predictor knows their latency: they are known by their exact costs until they are retrained
+and measured.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import ClassVar
 
-from nas.core.arch import as_genes
+from nas.core.arch import Arch, as_genes
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.events import Candidate, Evaluated, Event, Progress, SearchState, StageFinished
 from nas.core.ports import Problem, Resources
-from nas.core.references import reference_archs
+from nas.core.references import is_of_another_space, reference_archs, space_of
 from nas.stages.adaptation import Adaptation
 from nas.stages.cost_estimate import scoring_s
 from nas.stages.explore import Score, adapted_quality_of, quality_of, scored_candidates
@@ -37,7 +40,12 @@ class ReferenceStage:
         score = self._score(problem, resources, state)
         scored = {candidate.arch.id for candidate in state.of("reference")}
         unscored = [arch for arch in archs.values() if arch.id not in scored]
-        for candidate in scored_candidates(problem, score, "reference", as_genes(unscored)) if unscored else ():
+        of_the_space = [arch for arch in unscored if not is_of_another_space(problem, arch)]
+        candidates = chain(
+            scored_candidates(problem, score, "reference", as_genes(of_the_space)) if of_the_space else (),
+            (_of_another_space(problem, arch) for arch in unscored if arch not in of_the_space),
+        )
+        for candidate in candidates:
             scored.add(candidate.arch.id)
             yield Evaluated((_as_trained(problem, candidate),))
             yield Progress(self.name, len(scored), len(archs), "networks")
@@ -62,11 +70,18 @@ class ReferenceStage:
         total = DurationRange.exact(resources.clock() - started_at)
         adaptation = Adaptation(problem, resources, problem.supernet_blob, self.adapt_images)
         for arch in archs.values():
+            if is_of_another_space(problem, arch):
+                continue  # only their costs are computed
             if self.adapt_images and arch.genes != problem.space.pretrained_genes:
                 total += DurationRange.exact(adaptation.seconds_of(arch, resources.clock))
             else:
                 total += DurationRange.exact(scoring_s(subnets, arch, problem.data.val, resources.clock)[0])
         return StageCost.of(self.name, total, len(archs), len(archs), "networks")
+
+
+def _of_another_space(problem: Problem, arch: Arch) -> Candidate:
+    costs = space_of(problem, arch).costs(as_genes([arch]))
+    return Candidate(arch, "reference", {name: float(column[0]) for name, column in costs.items()})
 
 
 def _as_trained(problem: Problem, candidate: Candidate) -> Candidate:

@@ -34,6 +34,7 @@ from nas.core.events import (
 )
 from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Refitter, Resources, SearchSpace, predict_latency
+from nas.core.references import is_of_another_space
 from nas.core.rng import Stream, rng
 from nas.explorers import random
 from nas.objectives import cheap_metrics, extrapolated, losses
@@ -253,8 +254,8 @@ def _fitted(stage: str, problem: Problem, refit: Refitter, state: SearchState) -
 
 
 def _usable(problem: Problem, state: SearchState) -> list[Candidate]:
-    """What the predictor may learn from."""
-    candidates = state.candidates.values()
+    """What the predictor may learn from: networks of its space that were measured as it expects."""
+    candidates = [p for p in state.candidates.values() if not is_of_another_space(problem, p.arch)]
     return [p for p in candidates if p.measurement is not None and comparable(p.measurement, problem.profile)]
 
 

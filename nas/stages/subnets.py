@@ -11,6 +11,7 @@ from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import Origin, SearchState
 from nas.core.ports import BlobStore, ImageShape, Problem, Resources, Split
+from nas.core.references import is_of_another_space, space_of
 from nas.core.rng import Stream, rng
 from nas.core.tasks import TaskScores
 from nas.export import InUnits, Normalised
@@ -54,7 +55,7 @@ class Subnets:
     def cut(self, arch: Arch, origin: Origin = "search") -> nn.Module:
         """A stand-alone module in eval mode, its batch norms recalibrated on training images if it has no weights of
         its own."""
-        module = self.net.subnet(arch)
+        module = supernet_of(self.problem, self.net, arch).subnet(arch)
         own = self._own(arch, origin)
         if own is not None:
             module.load_state_dict(own)
@@ -77,11 +78,19 @@ class Subnets:
 
     def resolution(self, arch: Arch) -> int:
         """Input height and width of this network."""
-        return self.problem.space.input_shape(arch)[1]
+        return space_of(self.problem, arch).input_shape(arch)[1]
 
     def score(self, module: nn.Module, arch: Arch, split: Split) -> TaskScores:
         """How good a cut subnet is over a split."""
         return self._criterion.score(module, self.pipeline.plain(split, self.resolution(arch)))
+
+
+def supernet_of(problem: Problem, net: Supernet, arch: Arch) -> Supernet:
+    """The supernet that a network is cut out of: ``net``, or a fresh one for a reference of another space."""
+    if not is_of_another_space(problem, arch):
+        return net
+    fresh: Supernet = space_of(problem, arch).supernet(problem.spec.seed)
+    return fresh.to(next(net.parameters()).device)
 
 
 def images_for_calibration(shape: ImageShape) -> int:

@@ -13,6 +13,7 @@ import torch
 from nas.core.arch import Arch
 from nas.core.cost_estimate import mean_seconds
 from nas.core.ports import BlobStore, Problem, Resources
+from nas.core.references import space_of
 from nas.core.regularisers import regularisers
 from nas.core.retraining import RetrainSpec
 from nas.core.rng import Stream, derive_seed
@@ -59,7 +60,7 @@ class Learning:
         if trial.number > 0 and blob is None and self.is_out_of_time():
             return
         problem, settings, arch = self.problem, retrain_spec(self.problem), self.archs[trial.group]
-        recipe = recipe_of(problem, trial.values)
+        recipe = recipe_of(problem, trial.values, arch)
         seed = derive_seed(problem.spec.seed, Stream.RETRAINING, trial.number)
         subnets, trainer = begin_training(problem, arch, recipe, seed, self.torch_device, self._sources)
         state = TrialState(trial)
@@ -112,8 +113,11 @@ def load_sources(problem: Problem, blobs: BlobStore, device: str, supernet: str 
 def begin_training(
     problem: Problem, arch: Arch, recipe: StandaloneRecipe, seed: int, device: str, sources: TrainingSources
 ) -> tuple[Subnets, StandaloneTrainer]:
-    """A network with inherited weights, or with the first weights that a fresh supernet gives it."""
-    net = sources.inherited or problem.space.supernet(seed).to(torch.device(device))
+    """A network with inherited weights, or with the first weights that a fresh supernet gives it, as every reference of
+    another space has."""
+    space = space_of(problem, arch)
+    inherited = sources.inherited if space is problem.space else None
+    net = inherited or space.supernet(seed).to(torch.device(device))
     subnets = Subnets(problem, net, device)
     trainer = StandaloneTrainer(
         subnets.net.subnet(arch),
@@ -136,9 +140,11 @@ def seconds_of_teaching(problem: Problem, teacher: Teacher | None, batch_size: i
     return mean_seconds(resources.clock, lambda: teacher(x_BCHW, pipeline.preprocessing))
 
 
-def recipe_of(problem: Problem, values: Mapping[str, float]) -> StandaloneRecipe:
-    """The recipe of the spec, with the values of a trial. Raises InvalidSpec as ``regularisers``."""
-    settings, strengths = retrain_spec(problem), regularisers(retrain_spec(problem), problem.space)
+def recipe_of(problem: Problem, values: Mapping[str, float], arch: Arch | None = None) -> StandaloneRecipe:
+    """The recipe of the spec, with the values of a trial, for a network of the space, or for ``arch``, which may be a
+    reference of another. Raises InvalidSpec as ``regularisers``."""
+    settings = retrain_spec(problem)
+    strengths = regularisers(settings, problem.space if arch is None else space_of(problem, arch))
     how = settings.distillation
     return StandaloneRecipe(
         epochs=settings.epochs,

@@ -8,6 +8,7 @@ these are verified, with their own weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -33,7 +34,7 @@ from nas.core.events import (
 )
 from nas.core.metrics import METRICS
 from nas.core.ports import Problem, Resources, TargetDevice
-from nas.core.references import reference_archs
+from nas.core.references import is_of_another_space, reference_archs
 from nas.core.spec import SearchSpec
 from nas.core.tasks import Task
 from nas.explorers.final_choice import shrunk_losses
@@ -168,7 +169,7 @@ def measure_and_verify(
                 [models[p.key] for p in due_here],
                 member.profile,
                 [p.arch.id for p in due_here],
-                [_promised_ms(problem, member, p) for p in due_here],
+                [_or_nan(_promised_ms(problem, member, p)) for p in due_here],
             )
             try:
                 for p, measurement in zip(due_here, measurements, strict=True):
@@ -186,7 +187,7 @@ def measure_and_verify(
     for p, member, model in refused:
         yield Progress(stage, done, total, unit, message="measuring again")
         promised_ms = _promised_ms(problem, member, p)
-        [measurement] = resources.measure([model], member.profile, [p.arch.id], [promised_ms])
+        [measurement] = resources.measure([model], member.profile, [p.arch.id], [_or_nan(promised_ms)])
         yield _measured_event(problem, member, p, measurement)
         if measurement.refused is not None:
             on = f" on {member.name}" if problem.fleet else ""
@@ -280,12 +281,20 @@ def _measured_event(problem: Problem, member: TargetDevice, p: Candidate, measur
     return Measured(p.arch, p.origin, measurement, promised_ms, member.name if problem.fleet else None)
 
 
-def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float:
-    """The bound on the device, or else the predictor's upper bound there; references need not meet the bound."""
+def _promised_ms(problem: Problem, member: TargetDevice, p: Candidate) -> float | None:
+    """The bound on the device, or else the predictor's upper bound there; references need not meet the bound, and
+    nothing is promised of those of other spaces."""
+    if is_of_another_space(problem, p.arch):
+        return None
     upper_ms = p.devices[member.name].upper_ms if problem.fleet else p.metrics["upper_ms"]
     if p.origin == "reference":
         return upper_ms
     return problem.spec.bound_on(member.name) or upper_ms
+
+
+def _or_nan(promised_ms: float | None) -> float:
+    """NaN, which no interval holds, where nothing was promised."""
+    return math.nan if promised_ms is None else promised_ms
 
 
 def _counted(result: VerifyResult, spec: SearchSpec, state: SearchState, view: str | None) -> VerifyResult:

@@ -156,6 +156,7 @@ ATTENTIVE_NAS = SearchSpaceType(
     "The space of AttentiveNAS and AlphaNet: resolution, and width, depth, kernel and expansion of each stage.",
     build,
     tuple(PRESETS),
+    published={name: {"preset": "imagenet"} for name in PUBLISHED},
 )
 _PER_STAGE = 4  # genes: width, depth, kernel, expand
 

@@ -132,6 +132,7 @@ ELASTIC_VIT = SearchSpaceType(
     build,
     tuple(PRESETS),
     build_from=build,
+    published={name: {"preset": name.lower()} for name in (*_DEIT, "AutoFormer-tiny")},
 )
 
 

@@ -159,6 +159,7 @@ FBNET = SearchSpaceType(
     build,
     tuple(PRESETS),
     relaxed=True,
+    published={name: {"preset": preset} for preset, networks in PUBLISHED.items() for name in networks},
 )
 
 

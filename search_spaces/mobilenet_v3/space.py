@@ -170,6 +170,7 @@ MOBILENET_V3 = SearchSpaceType(
     build,
     tuple(PRESETS),
     relaxed=True,
+    published={"MobileNetV3-Large": {"preset": "imagenet", "expands": [2.3, 2.5, 3, 4, 6]}},
 )
 
 

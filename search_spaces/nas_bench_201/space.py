@@ -77,6 +77,7 @@ NAS_BENCH_201 = SearchSpaceType(
     tuple(PRESETS),
     CELLS,
     relaxed=True,
+    published={"ResNet": {}},
 )
 
 

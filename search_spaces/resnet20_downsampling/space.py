@@ -58,6 +58,7 @@ RESNET20_DOWNSAMPLING = SearchSpaceType(
     "The 36 ways to place two downsamplings among the nine blocks of a ResNet-20.",
     build,
     tuple(PRESETS),
+    published={"ResNet-20": {"preset": "resnet20"}},
 )
 
 
@@ -138,6 +139,13 @@ class Resnet20Downsampling(DescribedSpace[SpaceParams]):
         state_NB = 2 * passed_NBG.sum(axis=2) - at_NBG.sum(axis=2)
         features: Floats = (state_NB[:, :, None] == np.arange(STATES)).reshape(len(genes_NG), -1).astype(np.float64)
         return features
+
+    @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """ResNet-20 (He et al., section 4.2), where channels and blocks are its own."""
+        if self.config != PRESETS["resnet20"]:
+            return {}
+        return {"ResNet-20": self.from_counts((4, 3, 3)).genes}
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""

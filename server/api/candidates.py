@@ -14,6 +14,7 @@ from nas.core.events import Origin
 from nas.core.fronts import Front, compute_front
 from nas.core.metrics import METRICS, OBJECTIVES, kind_of
 from nas.core.network import summarise
+from nas.core.references import reference_archs, reference_space
 from nas.core.spec import SearchSpec
 from nas.schemas.candidates import (
     ArtifactSchema,
@@ -108,6 +109,10 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
     candidate = store.queries.candidate(id, arch, origin)
     spec = store.queries.search(id).spec
     space = validate.space_of(spec.space, spec.data, store)
+    if candidate.origin == "reference":
+        space = next(
+            (reference_space(spec, space, a) for a in reference_archs(spec, space).values() if a.id == arch), space
+        )
     architecture = Arch(space.name, tuple(candidate.genes))
     artifacts = store.queries.artifacts(id, arch)
     return CandidateDetailSchema(

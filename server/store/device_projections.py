@@ -73,6 +73,7 @@ def add_reading(session: Session, job: Job, event: Measured, state: SearchState,
         predicted_ms, predictor_id = point.devices[event.device].predicted_ms, None
     elif refits:
         predictor_id = _version_id(job, refits)
+    is_predicted = predicted_ms is not None
     session.add(
         ReadingRow(
             device=event.device or job.spec["device"],
@@ -81,8 +82,8 @@ def add_reading(session: Session, job: Job, event: Measured, state: SearchState,
             protocol=m.protocol,
             job_id=job.id,
             canary=m.drift,
-            space_id=job.space_id,
-            predictor_id=predictor_id,
+            space_id=job.space_id if is_predicted else event.arch.space,  # a reference may be of another space
+            predictor_id=predictor_id if is_predicted else None,
             arch_id=event.arch.id,
             genes=list(event.arch.genes),
             measured_ms=m.median_ms,

@@ -7,22 +7,30 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.blobs import FolderBlobs
+from nas.core import registry
+from nas.core.arch import Arch, as_genes
 from nas.core.candidates import CandidateTable
 from nas.core.errors import InvalidSpec
 from nas.core.events import Evaluated, Event, Measured, fold_all
 from nas.core.fronts import compute_front
 from nas.core.retraining import RetrainSpec
-from nas.core.spec import BudgetSpec, ReferenceSpec, parse_spec
+from nas.core.spec import BudgetSpec, ReferenceSpec, SpaceSpec, parse_spec
 from nas.engine import stage_names
 from nas.stages.fronts import front_context, front_of
 from nas.stages.references import ReferenceStage
-from nas.stages.results import ReferencesResult
+from nas.stages.results import ReferencesResult, RetrainResult
+from nas.training.standalone import unpack
 from tests.support.engine import SPEC, RuleDevice, estimate_cost, problem, run, stored
 
 LARGEST = ReferenceSpec(name="largest", genes=tuple(len(d.choices) - 1 for d in problem().space.decisions))
 REFERRING = SPEC.model_copy(
     update={
-        "references": (LARGEST, ReferenceSpec(name="smallest", genes=(0,) * len(LARGEST.genes))),
+        "references": (
+            LARGEST,
+            ReferenceSpec(name="smallest", genes=(0,) * len(LARGEST.genes)),
+            ReferenceSpec(name="ResNet-20"),
+        ),
         "budget": BudgetSpec(evaluations=8, verified=2),
         "retrain": RetrainSpec(networks=1, epochs=1, trials=1, batch_size=40),
     }
@@ -40,12 +48,35 @@ def test_references_are_scored_retrained_and_measured(finished_search: tuple[lis
     state = fold_all(finished_search[0])
     assert tuple(state.finished) == stage_names(REFERRING)
     references = state.of("reference")
-    assert len(references) == 2
+    assert len(references) == 3
     assert {"val_accuracy", "trained_accuracy", "test_accuracy", "measured_ms"} <= references[0].metrics.keys()
     assert all(c.measurement is not None for c in references)
     names = ReferencesResult.require(state.finished).names
-    assert [names[c.arch.id] for c in references] == ["largest", "smallest"]
+    assert [names[c.arch.id] for c in references] == ["largest", "smallest", "ResNet-20"]
     assert stage_names(SPEC) == tuple(name for name in stage_names(SPEC) if name != "references")
+
+
+def test_a_network_of_another_space_is_trained_and_measured_as_others_are(
+    finished_search: tuple[list[Event], Path],
+) -> None:
+    events, folder = finished_search
+    state = fold_all(events)
+    space = registry.build_space(
+        SpaceSpec(name="resnet20_downsampling", params={"preset": "resnet20"}), problem(REFERRING).space.shape
+    )
+    resnet = state.of("reference")[-1]
+    assert resnet.arch == Arch(space.id, space.published["ResNet-20"])
+    assert {name: resnet.metrics[name] for name in ("params", "macs")} == {
+        name: space.costs(as_genes([resnet.arch]))[name][0] for name in ("params", "macs")
+    }
+    assert not {"predicted_ms", "upper_ms", "val_accuracy"} & resnet.metrics.keys()  # nothing knows them
+    assert (resnet.status, resnet.promised_ms) == ("verified", None)
+    assert resnet.measurement is not None
+    assert resnet.metrics["measured_ms"] == pytest.approx(0.01 + 1e-6 * resnet.metrics["params"], rel=0.05)
+    weights_blob = RetrainResult.require(state.finished).networks[resnet.arch.id].weights
+    _, weights = unpack(FolderBlobs(folder).get(weights_blob), "cpu")
+    assert weights is not None
+    space.supernet(0).subnet(resnet.arch).load_state_dict(weights["net"])
 
 
 def test_no_reference_is_on_a_front(finished_search: tuple[list[Event], Path]) -> None:
@@ -55,7 +86,7 @@ def test_no_reference_is_on_a_front(finished_search: tuple[list[Event], Path]) -
     reference_table = CandidateTable.of(state.of("reference"))
     front = compute_front(REFERRING, reference_table, front_context(state.finished))
     assert front.members == front.baseline == ()
-    assert len(reference_table.of_origin("reference")) == 2
+    assert len(reference_table.of_origin("reference")) == 3
 
 
 def test_a_search_that_is_cut_among_its_references_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
@@ -77,7 +108,7 @@ def test_a_search_that_is_cut_among_its_references_ends_the_same(finished_search
 
 def test_references_have_a_price(tmp_path: Path) -> None:
     cost = estimate_cost(tmp_path, problem(REFERRING), [ReferenceStage()])
-    assert [(s.stage, s.steps) for s in cost.stages] == [("references", 2)]
+    assert [(s.stage, s.steps) for s in cost.stages] == [("references", 3)]
     assert cost.seconds > 0
 
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nas.core import registry
 from nas.core.arch import Arch
-from nas.core.errors import InvalidSpec, UnknownName
+from nas.core.candidates import CandidateTable
+from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
+from nas.core.events import Candidate
 from nas.core.layers import Conv2d
 from nas.core.ports import ImageShape
-from nas.core.references import reference_archs
+from nas.core.references import reference_archs, reference_space
 from nas.core.registry import build_space
-from nas.core.spec import ReferenceSpec, SearchSpec, SpaceSpec
+from nas.core.retraining import RetrainSpec
+from nas.core.spec import ReferenceSpec, SearchSpec, SpaceSpec, parse_spec
 
 IMAGES = ImageShape(3, 224, 224, 1000)
 
@@ -66,9 +70,76 @@ def test_a_spec_names_a_published_network() -> None:
 
 
 def test_a_network_that_the_space_does_not_know_is_refused() -> None:
-    spec = SearchSpec(references=(ReferenceSpec(name="ResNet"),))
-    with pytest.raises(UnknownName, match="unknown published network of mobilenet_v3 'ResNet'"):
+    spec = SearchSpec(references=(ReferenceSpec(name="ResNet-21"),))
+    with pytest.raises(UnknownName, match=r"unknown published network 'ResNet-21'.*Did you mean 'ResNet-20'"):
         reference_archs(spec, build_space(spec.space, ImageShape(1, 8, 8, 10)))
     twice = SearchSpec(references=(ReferenceSpec(name="a", genes=(0,)), ReferenceSpec(name="a", genes=(1,))))
     with pytest.raises(InvalidSpec):
         reference_archs(twice, build_space(twice.space, ImageShape(1, 8, 8, 10)))
+
+
+def test_a_network_of_another_space_is_named_by_its_name_or_by_space_and_genes() -> None:
+    small = SpaceSpec(name="resnet20_downsampling", params={"preset": "digits"})
+    spec = SearchSpec(
+        space=SpaceSpec(name="nas_bench_201", params={"preset": "small"}),
+        retrain=RetrainSpec(),
+        references=(
+            ReferenceSpec(name="MobileNetV3-Large"),
+            ReferenceSpec(name="late", space=small, genes=(7, 7)),
+            ReferenceSpec(name="ResNet"),
+        ),
+    )
+    space = build_space(spec.space, ImageShape(3, 32, 32, 10))
+    archs = reference_archs(spec, space)
+    assert archs["ResNet"].space == space.id  # the search's own comes first
+    assert reference_space(spec, space, archs["ResNet"]) is space
+    spaces = {name: reference_space(spec, space, arch) for name, arch in archs.items()}
+    assert [spaces[name].name for name in ("MobileNetV3-Large", "late")] == ["mobilenet_v3", "resnet20_downsampling"]
+    assert spaces["MobileNetV3-Large"].input_shape(archs["MobileNetV3-Large"]) == (3, 224, 224)
+    assert spaces["late"].id == build_space(small, space.shape).id
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"retrain": None}, "has no weights: expected `retrain`"),
+        ({"data": {"task": "segmentation"}}, "segmentation expects networks that give a map of classes"),
+        ({"retrain": {"drop_path": 0.2}}, "networks of resnet20_downsampling cannot be trained with it"),
+        ({"fleet": {"devices": ["a", "b"]}, "device": "a"}, "expected one device, got a fleet of 2"),
+    ],
+)
+def test_a_network_that_a_search_cannot_train_is_refused(changes: dict[str, object], message: str) -> None:
+    record = {"references": [{"name": "ResNet-20"}], "retrain": {}, **changes}
+    spec = parse_spec(SearchSpec, record)
+    with pytest.raises(InvalidSpec, match=message):
+        reference_archs(spec, build_space(SpaceSpec(name="nas_bench_201"), ImageShape(3, 32, 32, 10)))
+
+
+def test_a_reference_is_no_model_of_a_user() -> None:
+    named = SpaceSpec(name="own_model", model="mine")
+    spec = SearchSpec(retrain=RetrainSpec(), references=(ReferenceSpec(name="a", space=named, genes=(0,)),))
+    with pytest.raises(InvalidSpec, match="expected a space that starts from no model of yours"):
+        reference_archs(spec, build_space(spec.space, ImageShape(1, 8, 8, 10)))
+
+
+def test_references_of_other_spaces_are_rows_without_genes() -> None:
+    own, foreign = Arch("a", (1, 2)), Arch("b", (3, 4, 5))
+    table = CandidateTable.of([Candidate(own, "search", {"params": 1.0})])
+    reference = Candidate(foreign, "reference", {"params": 2.0}, promised_ms=None)
+    for together in (
+        CandidateTable.of([Candidate(own, "search", {"params": 1.0}), reference]),
+        table.updated(np.array([1]), CandidateTable.of([reference])),
+    ):
+        assert together.space == "a"
+        assert together.genes_NG.tolist() == [[1, 2], [0, 0]]
+        assert together.metric("params").tolist() == [1.0, 2.0]
+    with pytest.raises(InvalidInput, match="expected networks of one space"):
+        CandidateTable.of([Candidate(own, "search"), Candidate(foreign, "search")])
+
+
+@pytest.mark.parametrize("name", registry.names("nas.search_spaces"))
+def test_every_network_that_a_kind_of_space_publishes_is_one_of_its_networks(name: str) -> None:
+    kind = registry.load_space(name)
+    for network, params in kind.published.items():
+        space = registry.build_space(SpaceSpec.model_validate({"name": name, "params": dict(params)}), IMAGES)
+        assert len(space.published[network]) == len(space.decisions)
