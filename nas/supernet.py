@@ -58,11 +58,18 @@ class RelaxedSupernet(Supernet):
         active_EO: torch.Tensor | None = None,
         edges_E: torch.Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> torch.Tensor:
         """Logits of shape (B, classes): every edge is the sum of its operations times their weights.
 
         ``active_EO``: the operations to compute, a bool table; the others count as zero. Normalisation inside cells has
         no scale and no shift of its own, which would compete with the weights. ``partial``: only the first of so many
         equal parts of the channels go through the operations, the others pass, and channels are shuffled; each edge is
-        then scaled by ``edges_E`` (PC-DARTS, Xu et al., ICLR 2020).
+        then scaled by ``edges_E`` (PC-DARTS, Xu et al., ICLR 2020). ``entangled``: of two nested operations
+        (``Relaxation.nested``), the smaller one has part of the larger one's weights; both are one operation with the
+        weighted mean of their kernels, times the sum of their weights (TangleNAS, Sukthanker et al., AutoML 2024).
         """
+
+    def disentangle(self) -> None:
+        """Copy to each smaller operation its part of the larger one, so that single networks inherit it. Default:
+        nothing, for relaxations without nested operations."""

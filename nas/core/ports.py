@@ -193,6 +193,9 @@ class RelaxedSpace(SearchSpace, Protocol):
     def discretise(self, scores_EO: Floats) -> Genes:
         """The canonical network with the highest scores, shape (G,)."""
 
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """``discretise`` of N tables of scores, shape (N, G). ``SpaceDefaults`` does one after the other."""
+
     def table(self, genes_G: Genes) -> Floats:
         """A discrete network as weights 0 and 1, shape (E, O); the row of an absent edge is all zeros."""
 

@@ -21,6 +21,7 @@ class Relaxation:
     incoming edges each node of a discrete network has, None for all. ``none`` and ``skip``: the columns of the zero
     operation (None without one) and of the identity. ``parameter_free``: the columns without parameters, these two
     among them. ``available``: the operations that each edge has, None where all have all.
+    ``nested``: pairs of columns (smaller, larger) whose operations can share weights, such as two kernel sizes.
     """
 
     edges: tuple[str, ...]
@@ -31,10 +32,17 @@ class Relaxation:
     parameter_free: tuple[int, ...]
     inputs: int | None = None
     available: tuple[tuple[bool, ...], ...] | None = None
+    nested: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of_cells(
-        cls, cells: Sequence[CellGraph], *, none: int, skip: int, parameter_free: tuple[int, ...]
+        cls,
+        cells: Sequence[CellGraph],
+        *,
+        none: int,
+        skip: int,
+        parameter_free: tuple[int, ...],
+        nested: tuple[tuple[int, int], ...] = (),
     ) -> Relaxation:
         """The table of all edges of ``cells`` that carry operations, which are the same in all cells."""
         ends = [(cell.name, edge.end) for cell in cells for edge in cell.edges if edge.name]
@@ -47,6 +55,7 @@ class Relaxation:
             skip=skip,
             parameter_free=parameter_free,
             inputs=cells[0].inputs,
+            nested=nested,
         )
 
     @property

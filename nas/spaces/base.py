@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, ClassVar, Generic, TypeVar, cast
 
+import numpy as np
 from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Arch, Floats, Genes
@@ -17,7 +18,7 @@ from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
 from nas.core.network import Network
 from nas.core.parent import Preprocessing
-from nas.core.ports import ImageShape, SearchSpace
+from nas.core.ports import ImageShape, RelaxedSpace, SearchSpace
 from nas.core.relaxation import Relaxation
 from nas.core.tasks import OutputKind
 
@@ -90,6 +91,11 @@ class SpaceDefaults:
     def outputs(self) -> OutputKind:
         """A vector."""
         return "vector"
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """One after the other."""
+        relaxed = cast(RelaxedSpace, self)
+        return np.stack([relaxed.discretise(scores_EO) for scores_EO in scores_NEO])
 
     @property
     def unrestricted(self) -> SearchSpace:

@@ -154,6 +154,10 @@ class SpaceWrapper:
         """By ``inner``."""
         return self.inner_relaxed.discretise(scores_EO)
 
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """By ``inner``."""
+        return self._relaxed.discretise_all(scores_NEO)
+
     def table(self, genes_G: Genes) -> Floats:
         """By ``inner``."""
         return self.inner_relaxed.table(genes_G)

@@ -161,7 +161,9 @@ def _gradient_options(params: FewShotParams) -> DartsParams:
         "batch_size": params.batch_size,
         "checkpoint_s": params.checkpoint_s,
     }
-    return parse_spec(DartsParams, {"lr": params.subspace_lr, **params.gradient, **derived})
+    # Sub-supernets go on from trained weights, of which no channels passed by and none has to learn before others.
+    trained = {"lr": params.subspace_lr, "partial": 1, "alpha_warmup": 0}
+    return parse_spec(DartsParams, {**trained, **params.gradient, **derived})
 
 
 def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:

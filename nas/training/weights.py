@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,8 +22,9 @@ class Weights(TypedDict, total=False):
     what gradient searches found (``nas.stages.gradient_runs``).
 
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
-    Of gradient search: ``alphas``, ``betas``, ``mask``, the optimisers, and ``progress``, which is
-    ``nas.training.gradient.progress.GradientProgress`` as a record.
+    Of gradient search: ``alphas``, ``betas``, ``mask``, ``entangled`` (whether nested operations share weights), the
+    optimisers, and as records ``progress`` (``nas.training.gradient.progress.GradientProgress``) and ``rates``
+    (``nas.training.gradient.rates.Rates``).
     """
 
     net: TensorsByName
@@ -46,3 +47,5 @@ class Weights(TypedDict, total=False):
     weight_optimiser: OptimiserState
     alpha_optimiser: OptimiserState
     progress: Mapping[str, object]
+    rates: Mapping[str, Any]
+    entangled: bool

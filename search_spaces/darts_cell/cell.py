@@ -45,7 +45,9 @@ CELLS = tuple(
     )
     for kind, name in zip(KINDS, ("normal cell", "reduction cell"), strict=True)
 )
-RELAXATION = Relaxation.of_cells(CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, MAX, AVG, SKIP))
+RELAXATION = Relaxation.of_cells(
+    CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, MAX, AVG, SKIP), nested=((DIL3, DIL5), (SEP3, SEP5))
+)
 Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
 
 

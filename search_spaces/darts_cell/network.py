@@ -25,6 +25,7 @@ from search_spaces.darts_cell.cell import (
     KINDS,
     MAX,
     NODES,
+    RELAXATION,
     SEP3,
     SEP5,
     SKIP,
@@ -127,6 +128,17 @@ class DartsSuperCell(nn.Module):
             self.older.cut(), self.newer.cut(), operations, [[a for a, _ in pair] for pair in inputs]
         )
 
+    def disentangle(self) -> None:
+        """Operations with 3x3 kernels take the centres of those with 5x5."""
+        for e in range(len(EDGES)):
+            for small, large in RELAXATION.nested:
+                pair = (self.operations[f"{e}-{op}"] for op in (small, large))
+                parts = [list(part) if isinstance(part, nn.Sequential) else [part] for part in pair]
+                for smaller, larger in zip(*parts, strict=True):
+                    assert isinstance(smaller, SeparableConv)
+                    assert isinstance(larger, SeparableConv)
+                    smaller.take_centre(larger)
+
     def mix(
         self,
         older: Tensor,
@@ -135,6 +147,7 @@ class DartsSuperCell(nn.Module):
         active: Sequence[Sequence[bool]],
         edges_E: Tensor | None,
         partial: int,
+        entangled: bool,
     ) -> Tensor:
         """(B, 4C, H, W); see ``nas.supernet.RelaxedSupernet.mix`` and the head of this file."""
         if edges_E is not None:  # an edge's scale is that of all it carries
@@ -146,7 +159,9 @@ class DartsSuperCell(nn.Module):
                 states.append(nodes[a - 2].total(states[0], self.plan))
             if a < NODES + 1:
                 leaving = [(e, node) for e, (start, node) in enumerate(EDGES) if start == a]
-                self._spread(states[a], self.plan.stride(a), leaving, nodes, weights_EO, active, edges_E, partial)
+                self._spread(
+                    states[a], self.plan.stride(a), leaving, nodes, weights_EO, active, edges_E, partial, entangled
+                )
         return torch.cat(states[2:], dim=1)
 
     def mixed_inputs(self, older: Tensor, newer: Tensor) -> list[Tensor]:
@@ -173,6 +188,7 @@ class DartsSuperCell(nn.Module):
         active: Sequence[Sequence[bool]],
         edges_E: Tensor | None,
         partial: int,
+        entangled: bool,
     ) -> None:
         """Adds to the nodes what a state gives them."""
         c = state.shape[1]
@@ -185,7 +201,8 @@ class DartsSuperCell(nn.Module):
         else:
             mine = {node: nodes[node] for _, node in leaving}
         self._shared(x, stride, leaving, mine, weights_EO, active)
-        needed = [op for op in (*CONVS, SKIP) if any(active[e][op] for e, _ in leaving)]
+        terms = {e: _convolutions(e, weights_EO, active, entangled) for e, _ in leaving}
+        needed = {op for e in terms for op, *_ in terms[e]} | {SKIP for e, _ in leaving if active[e][SKIP]}
         rectified = F.relu(x) if needed else x
         even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
         quarters = None
@@ -193,26 +210,26 @@ class DartsSuperCell(nn.Module):
             quarters = rectified[:, :, ::2, ::2].contiguous(memory_format=torch.channels_last) if stride == 2 else None
             quarters = to_quarters(rectified) if stride == 1 else quarters
         for e, node in leaving:
-            for op in needed:
-                if not active[e][op] or (op == SKIP and stride == 1):
-                    continue
-                part, scale = self.operations[f"{e}-{op}"], weights_EO[e, op]
-                if isinstance(part, FactorizedReduction):
-                    mine[node].add(part.scaled(rectified, scale))
-                elif isinstance(part, SeparableConv):  # dilated
+            for op, scale, share in terms[e]:
+                part = self.operations[f"{e}-{op}"]
+                if isinstance(part, SeparableConv):  # dilated
                     if quarters is None:
-                        mine[node].add(part.scaled(rectified, scale, stride, 2))
+                        mine[node].add(part.scaled(rectified, scale, stride, 2, share))
                     elif stride == 2:
-                        mine[node].add(part.scaled(quarters, scale, 1, 1))
+                        mine[node].add(part.scaled(quarters, scale, 1, 1, share))
                     else:
-                        mine[node].add_quarters(part.scaled(quarters, scale, 1, 1))
+                        mine[node].add_quarters(part.scaled(quarters, scale, 1, 1, share))
                 else:
                     assert isinstance(part, nn.Sequential)
                     first, second = part
                     assert isinstance(first, SeparableConv)
                     assert isinstance(second, SeparableConv)
-                    y = F.relu(first.scaled(rectified, None, stride, 1))
-                    mine[node].add(second.scaled(y, scale, 1, 1))
+                    y = F.relu(first.scaled(rectified, None, stride, 1, share))
+                    mine[node].add(second.scaled(y, scale, 1, 1, share))
+            if active[e][SKIP] and stride == 2:
+                part = self.operations[f"{e}-{SKIP}"]
+                assert isinstance(part, FactorizedReduction)
+                mine[node].add(part.scaled(rectified, weights_EO[e, SKIP]))
         if partial > 1:
             assert edges_E is not None
             for e, node in leaving:
@@ -244,6 +261,22 @@ class DartsSuperCell(nn.Module):
         out_LBHWC = (mixed_LK @ stacked_KN).view(len(leaving), b, h, w, c)
         for (_, node), y in zip(leaving, out_LBHWC.unbind(), strict=True):
             nodes[node].add(y.permute(0, 3, 1, 2))
+
+
+def _convolutions(
+    edge: int, weights_EO: Tensor, active: Sequence[Sequence[bool]], entangled: bool
+) -> list[tuple[int, Tensor, Tensor | None]]:
+    """The convolutions of an edge: each with its scale, and with its share of the kernel where it is entangled with the
+    smaller one."""
+    if not entangled:
+        return [(op, weights_EO[edge, op], None) for op in CONVS if active[edge][op]]
+    terms: list[tuple[int, Tensor, Tensor | None]] = []
+    for small, large in RELAXATION.nested:
+        if active[edge][small] or active[edge][large]:
+            small_weight, large_weight = (weights_EO[edge, op] * float(active[edge][op]) for op in (small, large))
+            total = small_weight + large_weight
+            terms.append((large, total, large_weight / total.clamp_min(1e-12)))
+    return terms
 
 
 class _Sum:
@@ -303,6 +336,7 @@ class DartsSupernet(RelaxedSupernet):
         active_EO: Tensor | None = None,
         edges_E: Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> Tensor:
         """(B, C, H, W) -> (B, classes): cells of each kind are mixed by their 14 rows of ``weights_EO``, (28, 8)."""
         active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
@@ -316,9 +350,15 @@ class DartsSupernet(RelaxedSupernet):
             k = KINDS.index(cell.plan.kind)
             rows = slice(k * n, (k + 1) * n)
             edges = None if edges_E is None else edges_E[rows]
-            older, newer = newer, cell.mix(older, newer, weights_EO[rows], active[rows], edges, partial)
+            older, newer = newer, cell.mix(older, newer, weights_EO[rows], active[rows], edges, partial, entangled)
         logits: Tensor = self.classifier(newer.mean((2, 3)))
         return logits
+
+    def disentangle(self) -> None:
+        """Operations with 3x3 kernels take the centres of those with 5x5."""
+        for cell in self.cells:
+            assert isinstance(cell, DartsSuperCell)
+            cell.disentangle()
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from search_spaces.darts_cell.cell import MAX
+from search_spaces.layers.entangled import centre, entangled_kernel
 
 Tensor = torch.Tensor
 
@@ -106,11 +107,22 @@ class SeparableConv(nn.Module):
         out: Tensor = self.norm(self.pointwise(self.depthwise(F.relu(x_BCHW))))
         return out
 
-    def scaled(self, x_BCHW: Tensor, scale: Tensor | None, stride: int, dilation: int) -> Tensor:
-        """The output for some of the channels, already rectified; normalised by the batch, times ``scale``."""
+    def scaled(
+        self, x_BCHW: Tensor, scale: Tensor | None, stride: int, dilation: int, share: Tensor | None = None
+    ) -> Tensor:
+        """The output for some of the channels, already rectified; normalised by the batch, times ``scale``. ``share``:
+        of the kernel, where it is entangled with the next smaller one."""
         c, k = x_BCHW.shape[1], self.depthwise.kernel_size[0]
-        y = F.conv2d(x_BCHW, self.depthwise.weight[:c], None, stride, dilation * (k // 2), dilation, c)
+        weight = self.depthwise.weight[:c]
+        weight = weight if share is None else entangled_kernel(weight, k - 2, share)
+        y = F.conv2d(x_BCHW, weight, None, stride, dilation * (k // 2), dilation, c)
         return normalised(F.conv2d(y, self.pointwise.weight[:c, :c]), scale)
+
+    @torch.no_grad()
+    def take_centre(self, larger: SeparableConv) -> None:
+        """Take the weights that it shares with an entangled one: the centre of the kernel, and the pointwise ones."""
+        self.depthwise.weight.copy_(centre(larger.depthwise.weight, self.depthwise.kernel_size[0]))
+        self.pointwise.weight.copy_(larger.pointwise.weight)
 
     def cut(self) -> SeparableConv:
         """A copy of plain modules."""

@@ -95,6 +95,17 @@ DARTS_CELL = SearchSpaceType(
 )
 
 
+def _pair_index(node: int) -> Genes:
+    """The choice of a node's inputs by its two states (smaller, larger), shape (node + 2, node + 2)."""
+    index = np.zeros((node + 2, node + 2), dtype=np.int64)
+    for i, pair in enumerate(PAIRS[node]):
+        index[pair] = i
+    return index
+
+
+_PAIR_INDEX = tuple(_pair_index(node) for node in range(NODES))
+
+
 class DartsCell(DescribedSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
@@ -150,15 +161,21 @@ class DartsCell(DescribedSpace[SpaceParams]):
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """The two best edges of every node by their best operation, ``none`` apart, shape (24,)."""
-        genes: list[int] = []
-        row = 0
+        genes: Genes = self.discretise_all(scores_EO[None])[0]
+        return genes
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """The two best edges of every node of N networks by their best operation, ``none`` apart, shape (N, 24)."""
+        columns: list[Genes] = []
+        row, rows = 0, np.arange(len(scores_NEO))
         for _ in KINDS:
             for node in range(NODES):
-                own = scores_EO[row : row + node + 2, 1:]
+                own = scores_NEO[:, row : row + node + 2, 1:]
                 row += node + 2
-                a, b = sorted(np.argsort(-own.max(axis=1), kind="stable")[:2].tolist())
-                genes += [PAIRS[node].index((a, b)), int(own[a].argmax()), int(own[b].argmax())]
-        return np.array(genes, dtype=np.int64)
+                best_N2 = np.sort(np.argsort(-own.max(axis=2), axis=1, kind="stable")[:, :2], axis=1)
+                a_N, b_N = best_N2.T
+                columns += [_PAIR_INDEX[node][a_N, b_N], own[rows, a_N].argmax(axis=1), own[rows, b_N].argmax(axis=1)]
+        return np.stack(columns, axis=1)
 
     def table(self, genes_G: Genes) -> Floats:
         """Ones for the two operations of every node, shape (28, 8)."""

@@ -20,7 +20,9 @@ CELLS = (
     CellGraph("cell", ("in", "1", "2", "out"), tuple(CellEdge(a, b, f"edge{a}{b}") for a, b in EDGES), OPERATIONS),
 )
 _INPUT, _OUTPUT = len(EDGES), len(EDGES) + 1  # places of the graph after those of the edges
-RELAXATION = Relaxation.of_cells(CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, SKIP, POOL))
+RELAXATION = Relaxation.of_cells(
+    CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, SKIP, POOL), nested=((CONV1, CONV3),)
+)
 GRAPH = Graph(
     places=(*(f"edge{a}{b}" for a, b in EDGES), "input", "output"),
     operations=(*OPERATIONS[1:], "input", "output"),

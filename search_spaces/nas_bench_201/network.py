@@ -15,6 +15,7 @@ from nas.supernet import RelaxedSupernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.channel_shuffle import shuffled
 from search_spaces.layers.convolution import ElasticConv
+from search_spaces.layers.entangled import centre, entangled_kernel
 from search_spaces.layers.linear import ElasticLinear
 from search_spaces.nas_bench_201.cell import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
@@ -70,13 +71,18 @@ def _pool(x_BCHW: torch.Tensor) -> torch.Tensor:
 
 
 def _side_by_side(
-    parts: Sequence[nn.Module], rectified_BCHW: torch.Tensor, scales_N: torch.Tensor
+    parts: Sequence[nn.Module],
+    rectified_BCHW: torch.Tensor,
+    scales_N: torch.Tensor,
+    shares_N: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, ...]:
     """Outputs of N convolutions of one kind on the same input, as one convolution; normalised without scale and shift,
-    then times ``scales_N``."""
+    then times ``scales_N``. ``shares_N``: of the kernels, where they are entangled with those of 1x1."""
     convs = [part for part in parts if isinstance(part, ConvNorm) and part.norm is not None]
     c = rectified_BCHW.shape[1]
     weight = torch.cat([part.conv.weight[:c, :c] for part in convs])
+    if shares_N is not None:
+        weight = entangled_kernel(weight, 1, shares_N.repeat_interleave(c)[:, None, None, None])
     y = F.conv2d(rectified_BCHW, weight, padding=convs[0].conv.kernel // 2)
     norms = [part.norm for part in convs if part.norm is not None]
     running: tuple[torch.Tensor | None, torch.Tensor | None] = None, None
@@ -124,13 +130,14 @@ class Nb201SuperCell(nn.Module):
         active: Sequence[Sequence[bool]],
         edges_E: torch.Tensor | None,
         partial: int,
+        entangled: bool,
     ) -> torch.Tensor:
         """Same shape; see ``nas.supernet.RelaxedSupernet.mix``. Edges that begin in the same node share its rectified
         and its pooled state, and one convolution of each kind."""
         nodes: list[torch.Tensor] = [x_BCHW, *[torch.zeros_like(x_BCHW)] * (NODES - 1)]
         for a in range(NODES - 1):
             leaving = [e for e, (begin, _) in enumerate(EDGES) if begin == a]
-            for e, mixed in self._mixed(leaving, nodes[a], weights_EO, active, partial).items():
+            for e, mixed in self._mixed(leaving, nodes[a], weights_EO, active, partial, entangled).items():
                 b = EDGES[e][1]
                 nodes[b] = nodes[b] + (mixed if edges_E is None else edges_E[e] * mixed)
         return nodes[-1]
@@ -142,12 +149,15 @@ class Nb201SuperCell(nn.Module):
         weights_EO: torch.Tensor,
         active: Sequence[Sequence[bool]],
         partial: int,
+        entangled: bool,
     ) -> dict[int, torch.Tensor]:
         """The mixed output of each edge that leaves one node; edges without active operations are left out."""
         part, unmixed = x_BCHW[:, : x_BCHW.shape[1] // partial], x_BCHW[:, x_BCHW.shape[1] // partial :]
         terms: dict[int, list[torch.Tensor]] = {e: [] for e in edges}
         rectified = F.relu(part)
-        for op, convs in ((CONV1, self.conv1), (CONV3, self.conv3)):
+        if entangled:
+            self._add_entangled(terms, rectified, weights_EO, active)
+        for op, convs in () if entangled else ((CONV1, self.conv1), (CONV3, self.conv3)):
             if on := [e for e in edges if active[e][op]]:
                 outputs = _side_by_side([convs[e] for e in on], rectified, weights_EO[on, op])
                 for e, output in zip(on, outputs, strict=True):
@@ -160,6 +170,33 @@ class Nb201SuperCell(nn.Module):
             return totals
         zeros = torch.zeros_like(part)
         return {e: shuffled(torch.cat([totals.get(e, zeros), unmixed], dim=1), partial) for e in edges}
+
+    def _add_entangled(
+        self,
+        terms: dict[int, list[torch.Tensor]],
+        rectified: torch.Tensor,
+        weights_EO: torch.Tensor,
+        active: Sequence[Sequence[bool]],
+    ) -> None:
+        """Adds to the terms of each edge its two convolutions as one with their mean kernel."""
+        on = [e for e in terms if active[e][CONV1] or active[e][CONV3]]
+        if not on:
+            return
+        computed = torch.tensor([[active[e][op] for op in (CONV1, CONV3)] for e in on], device=weights_EO.device)
+        weights_N2 = weights_EO[on][:, [CONV1, CONV3]] * computed
+        scales_N = weights_N2.sum(dim=1)
+        shares_N = weights_N2[:, 1] / scales_N.clamp_min(1e-12)
+        outputs = _side_by_side([self.conv3[e] for e in on], rectified, scales_N, shares_N)
+        for e, output in zip(on, outputs, strict=True):
+            terms[e].append(output)
+
+    @torch.no_grad()
+    def disentangle(self) -> None:
+        """1x1 convolutions become the centres of those of 3x3."""
+        for small, large in zip(self.conv1, self.conv3, strict=True):
+            assert isinstance(small, ConvNorm)
+            assert isinstance(large, ConvNorm)
+            small.conv.weight.copy_(centre(large.conv.weight, 1))
 
     def cut(self, genes: Sequence[int]) -> Nb201SubnetCell:
         """One cell as plain modules; ``genes`` are canonical."""
@@ -242,10 +279,17 @@ class NasBench201Supernet(RelaxedSupernet):
         active_EO: torch.Tensor | None = None,
         edges_E: torch.Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes): every edge of every cell is mixed by ``weights_EO`` of shape (6, 5)."""
         active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
-        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO, active, edges_E, partial))
+        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO, active, edges_E, partial, entangled))
+
+    def disentangle(self) -> None:
+        """1x1 convolutions become the centres of those of 3x3."""
+        for module in self.modules():
+            if isinstance(module, Nb201SuperCell):
+                module.disentangle()
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""

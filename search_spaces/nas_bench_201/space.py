@@ -110,8 +110,12 @@ class NasBench201(DescribedSpace[SpaceParams]):
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """The best operation of every edge, ``none`` included, shape (6,)."""
-        genes: Genes = self.canonical(scores_EO.argmax(axis=1)[None])[0]
+        genes: Genes = self.discretise_all(scores_EO[None])[0]
         return genes
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """The best operation of every edge of N cells, shape (N, 6)."""
+        return self.canonical(scores_NEO.argmax(axis=2))
 
     def table(self, genes_G: Genes) -> Floats:
         """One-hot rows, shape (6, 5)."""

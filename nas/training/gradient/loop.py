@@ -30,6 +30,7 @@ from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import CostSums, GradientProgress
 from nas.training.gradient.pruning import Pressure
+from nas.training.gradient.rates import Rates, published_rates, rates
 from nas.training.gradient.steps import LatencyCost, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -76,15 +77,16 @@ class GradientSearch:
     ) -> None:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
         self.space, self.options, self.seed = space, options, seed
-        self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, options.alpha_warmup))
         self.batches = Batches(data, pipeline, options, seed, _resolution(space))
+        self.rates = rates(options, options.epochs * self.batches.per_epoch, space.partials)
+        self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, self.rates.alpha_warmup))
         self._targets: list[perturbation.Target] = []
         if options.selection == "perturbation":
             self._targets = perturbation.targets(space.relaxation, rng(seed, Stream.SELECTION_ORDER))
         self.kinds: list[EpochKind] = ["search"] * options.epochs
         self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
         self.kinds += ["tune"] * options.tune_epochs
-        self.model = RelaxedModel(net, space, options, seed, torch.device(pipeline.device), allowed_EO)
+        self.model = RelaxedModel(net, space, options, self.rates, seed, torch.device(pipeline.device), allowed_EO)
         costs_EO = _operation_costs(self.model, seed) if options.prune else None
         self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
         self.progress = GradientProgress(
@@ -134,10 +136,12 @@ class GradientSearch:
 
     def state(self, epoch: int, step: int) -> TrainState:
         """The state to resume from at a position, in tensors and plain values."""
-        return TrainState(epoch, step, {**self.model.tensors(), "progress": self.progress.as_record()})
+        progress = self.progress.as_record()
+        return TrainState(epoch, step, {**self.model.tensors(), "progress": progress, "rates": {**vars(self.rates)}})
 
     def restore(self, state: Weights) -> None:
-        """Restore a state made by ``state``, or by versions without ``progress``."""
+        """Restore a state made by ``state``, or by versions without ``progress`` or ``rates``."""
+        self._use_rates(Rates(**state["rates"]) if "rates" in state else published_rates(self.options))
         if "progress" in state:
             self.progress = GradientProgress.from_record(state["progress"])
         else:
@@ -145,6 +149,11 @@ class GradientSearch:
         if self.progress.earlier_streams:
             self._use_earlier_streams()
         self.model.load_tensors(state, self.progress.weight_decay)
+
+    def _use_rates(self, rates: Rates) -> None:
+        """Go on as a search began, whatever this version would choose."""
+        self.rates = self.model.rates = rates
+        self._probe_epochs = set(probe_epochs(self.options.epochs, self.options.probe_every, rates.alpha_warmup))
 
     def _use_earlier_streams(self) -> None:
         """Draw the image halves and the selection order as versions without named streams: weights must not see their
@@ -171,7 +180,7 @@ class GradientSearch:
         if not math.isfinite(result.loss):
             raise HwnasError(
                 f"differentiable search diverged in epoch {epoch} at step {step}: loss is {result.loss}; expected a "
-                f"finite value. A smaller learning rate than {self.options.lr:g} may help"
+                f"finite value. A smaller learning rate than {self.rates.lr:g} may help"
             )
         done = epoch * self.per_epoch + step + 1
         return GradientStep(kind, epoch, done, self.steps, result.loss, self.batches.size)
@@ -191,6 +200,8 @@ class GradientSearch:
                     self.progress = replace(self.progress, temperature=1.0, teachers=())
             if next_epoch < len(self.kinds) or self._targets:
                 self._begin_epoch(next_epoch, epoch)
+            if self.model.entangled and (next_epoch == len(self.kinds) or self.kinds[next_epoch] == "tune"):
+                self.model.disentangle()
         return next_epoch, report
 
     def _begin_epoch(self, epoch: int, previous: int) -> None:
@@ -215,7 +226,7 @@ class GradientSearch:
         if o.prune:
             progress, removed = monitors.prune(model, progress)
         # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
-        untrained = epoch < o.alpha_warmup
+        untrained = epoch < self.rates.alpha_warmup
         if epoch in self._probe_epochs:
             value = monitors.held_out_eigenvalue(model, self.batches)
             progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, value)))
@@ -232,12 +243,15 @@ class GradientSearch:
             multiplier=multiplier,
             signs=signs,
             alphas_by_epoch=(*progress.alphas_by_epoch, model.alphas.detach().clone()),
+            betas_by_epoch=(*progress.betas_by_epoch, model.betas.detach().clone()),
             healthy_epoch=progress.healthy_epoch if signs or untrained else epoch,
         )
         eigenvalues = progress.eigenvalues
         progress, warnings = monitors.respond(progress, epoch, o)
         if progress.ended_epoch is not None and progress.ended_epoch >= 0:
             model.load_alphas(progress.alphas_by_epoch[progress.ended_epoch])
+            if len(progress.betas_by_epoch) == len(progress.alphas_by_epoch):  # earlier versions kept none
+                model.load_betas(progress.betas_by_epoch[progress.ended_epoch])
         is_last = progress.ended_epoch is not None or epoch + 1 == o.epochs
         if is_last and (sign := monitors.undecided_sign(model, o)) is not None:
             progress = replace(progress, signs=(*progress.signs, sign))
@@ -264,7 +278,7 @@ class GradientSearch:
 
     def _temperature(self, epoch: int) -> float:
         o = self.options
-        start, end = o.temperature_start, o.temperature_end
+        start, end = o.temperature_start, self.rates.temperature_end
         match o.temperature:
             case "constant":
                 return start

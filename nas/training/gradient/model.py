@@ -17,6 +17,7 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import TeacherState
+from nas.training.gradient.rates import Rates
 from nas.training.trainer import Trainer, TrainingExecution, fused_sgd
 from nas.training.weights import Weights
 
@@ -31,10 +32,18 @@ class OperationWeights:
     active_EO: Tensor
     edges_E: Tensor | None
     partial: int
+    entangled: bool
 
     def logits(self, net: RelaxedSupernet, x_BCHW: Tensor) -> Tensor:
         """Logits of the relaxation, shape (B, classes)."""
-        return net.mix(x_BCHW, self.weights_EO, active_EO=self.active_EO, edges_E=self.edges_E, partial=self.partial)
+        return net.mix(
+            x_BCHW,
+            self.weights_EO,
+            active_EO=self.active_EO,
+            edges_E=self.edges_E,
+            partial=self.partial,
+            entangled=self.entangled,
+        )
 
     def with_active(self, active_EO: Tensor) -> OperationWeights:
         """The same with other active operations."""
@@ -54,12 +63,14 @@ class RelaxedModel:
         net: RelaxedSupernet,
         space: RelaxedSpace,
         options: DartsParams,
+        rates: Rates,
         seed: int,
         device: torch.device,
         allowed_EO: NDArray[np.bool_] | None,
     ) -> None:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
-        self.net, self.space, self.options, self.device = net, space, options, device
+        self.net, self.space, self.options, self.rates, self.device = net, space, options, rates, device
+        self.entangled = options.entangled
         relaxation = space.relaxation
         generator = torch.Generator().manual_seed(derive_seed(seed, Stream.ARCHITECTURE_PARAMETERS))
         spread = 0.0 if options.prune else 1e-3
@@ -76,14 +87,14 @@ class RelaxedModel:
     @property
     def architecture_parameters(self) -> list[nn.Parameter]:
         """The learned ones among alphas and betas."""
-        return [self.alphas, self.betas] if self.options.partial > 1 else [self.alphas]
+        return [self.alphas, self.betas] if self.rates.partial > 1 else [self.alphas]
 
     def begin_optimisers(self, weight_decay: float) -> None:
         """Replace both optimisers by new ones."""
         o = self.options
         self.weight_optimiser = fused_sgd(
             self.net.parameters(),
-            lr=o.lr,
+            lr=self.rates.lr,
             momentum=o.momentum,
             nesterov=o.nesterov,
             weight_decay=weight_decay,
@@ -92,18 +103,26 @@ class RelaxedModel:
         if o.alpha_optimiser == "adam":
             self.alpha_optimiser = torch.optim.Adam(
                 self.architecture_parameters,
-                lr=o.alpha_lr,
+                lr=self.rates.alpha_lr,
                 betas=(o.alpha_momentum, 0.999),
                 weight_decay=o.alpha_weight_decay,
             )
         else:
             self.alpha_optimiser = torch.optim.SGD(
-                self.architecture_parameters, lr=o.alpha_lr, momentum=0.9, weight_decay=o.alpha_weight_decay
+                self.architecture_parameters,
+                lr=self.rates.alpha_lr,
+                momentum=0.9,
+                weight_decay=o.alpha_weight_decay,
             )
 
     def update_weights(self) -> None:
         """Clip the gradients of the weights and do an optimiser step."""
         self.trainer.update(self.weight_optimiser)
+
+    def disentangle(self) -> None:
+        """Give each operation weights of its own, after the relaxation was searched with shared ones."""
+        self.net.disentangle()
+        self.entangled = False
 
     # Discretisation
 
@@ -129,6 +148,8 @@ class RelaxedModel:
 
     def noise(self, seed: int) -> Tensor:
         """Noise for one step's operation weights."""
+        if self.options.relaxation == "dirichlet":
+            return torch.tensor([seed])
         generator = torch.Generator().manual_seed(seed)
         if self.options.relaxation == "sparse_noisy":
             return torch.randn(self.space.relaxation.shape, generator=generator).to(self.device)
@@ -152,7 +173,7 @@ class RelaxedModel:
                 weights = operation_weights.gumbel_soft(alphas, mask, temperature, noise)
             case "gumbel_hard":
                 weights = operation_weights.gumbel_hard(alphas, mask, temperature, noise)
-                if not o.all_paths:
+                if not self.rates.all_paths:
                     active = weights.detach() > 0
             case "sparse_noisy":
                 weights = operation_weights.sparse_noisy(alphas, mask, temperature, o.noise, noise)
@@ -161,16 +182,25 @@ class RelaxedModel:
             case "binary":
                 active = operation_weights.drawn_paths(alphas, mask, noise[0], paths)
                 weights = operation_weights.binary_gates(alphas, active, noise[1])
-        return OperationWeights(weights, active, self._edges(), o.partial)
+            case "dirichlet":
+                weights = operation_weights.dirichlet(alphas, mask, int(noise))
+        return OperationWeights(weights, active, self._edges(), self.rates.partial, self.entangled)
+
+    def expected_weights(self, alphas: Tensor) -> Tensor:
+        """The operation weights of ``alphas`` at temperature 1 without noise, a distribution for each edge (E, O)."""
+        if self.options.relaxation == "dirichlet":
+            return operation_weights.dirichlet_mean(alphas, self.mask)
+        return operation_weights.softmax(alphas, self.mask)
 
     def plain_weights(self) -> OperationWeights:
         """Operation weights at temperature 1 without noise, not differentiable."""
         with torch.no_grad():
-            relax = operation_weights.sigmoid if self.options.prune else operation_weights.softmax
-            return OperationWeights(relax(self.alphas, self.mask), self.mask, self._edges(), self.options.partial)
+            alphas, mask = self.alphas, self.mask
+            weights = operation_weights.sigmoid(alphas, mask) if self.options.prune else self.expected_weights(alphas)
+            return OperationWeights(weights, mask, self._edges(), self.rates.partial, self.entangled)
 
     def _edges(self) -> Tensor | None:
-        if self.options.partial == 1:
+        if self.rates.partial == 1:
             return None
         return operation_weights.edge_weights(self.betas, self.space.relaxation.nodes)
 
@@ -183,6 +213,7 @@ class RelaxedModel:
             "alphas": self.alphas.detach(),
             "betas": self.betas.detach(),
             "mask": self.mask,
+            "entangled": self.entangled,
             "weight_optimiser": self.weight_optimiser.state_dict(),
             "alpha_optimiser": self.alpha_optimiser.state_dict(),
         }
@@ -191,9 +222,9 @@ class RelaxedModel:
         """Inverse of ``tensors``."""
         self.net.load_state_dict(tensors["net"])
         self.load_alphas(tensors["alphas"])
-        with torch.no_grad():
-            self.betas.copy_(tensors["betas"])
+        self.load_betas(tensors["betas"])
         self.mask = tensors["mask"].to(self.device)
+        self.entangled = bool(tensors.get("entangled", False))
         self.begin_optimisers(weight_decay)
         self.weight_optimiser.load_state_dict(tensors["weight_optimiser"])
         self.alpha_optimiser.load_state_dict(tensors["alpha_optimiser"])
@@ -202,6 +233,11 @@ class RelaxedModel:
         """Set the logits; the weights stay."""
         with torch.no_grad():
             self.alphas.copy_(alphas)
+
+    def load_betas(self, betas: Tensor) -> None:
+        """Set the logits of edges; the weights stay."""
+        with torch.no_grad():
+            self.betas.copy_(betas)
 
     def teacher_state(self) -> TeacherState:
         """A copy of the weights and logits."""

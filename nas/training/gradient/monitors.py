@@ -36,7 +36,7 @@ class CellStatistics:
 def cell_statistics(model: RelaxedModel) -> CellStatistics:
     """Statistics of the current architecture parameters."""
     relaxation = model.space.relaxation
-    p = operation_weights.softmax(model.alphas.detach(), model.mask)
+    p = model.expected_weights(model.alphas.detach())
     table: Floats = model.space.table(model.discretised())
     return CellStatistics(
         float(operation_weights.row_entropy(p).mean()),
@@ -93,7 +93,7 @@ def undecided_sign(model: RelaxedModel, o: DartsParams) -> str | None:
     means."""
     if o.prune or o.selection == "perturbation":
         return None
-    entropy = float(operation_weights.row_entropy(operation_weights.softmax(model.alphas.detach(), model.mask)).mean())
+    entropy = float(operation_weights.row_entropy(model.expected_weights(model.alphas.detach())).mean())
     alive_E = model.mask.sum(dim=1)
     return undecided(entropy, float(alive_E[alive_E > 0].double().log().mean()))
 
@@ -104,9 +104,7 @@ def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:
     plain = model.plain_weights()
 
     def loss(alphas: Tensor) -> Tensor:
-        return F.cross_entropy(
-            plain.with_weights(operation_weights.softmax(alphas, model.mask)).logits(model.net, x), y
-        )
+        return F.cross_entropy(plain.with_weights(model.expected_weights(alphas)).logits(model.net, x), y)
 
     return dominant_eigenvalue(loss, model.alphas)
 

@@ -4,6 +4,7 @@ operations.
 Removed operations (False in ``mask``) weigh exactly 0 and take no part in a softmax; a row without any is all zeros.
 ProxylessNAS: Cai et al., ICLR 2019.
 Gumbel softmax: Jang et al., and Maddison et al., ICLR 2017; its straight-through form: GDAS (Dong and Yang, CVPR 2019).
+Dirichlet: DrNAS (Chen et al., ICLR 2021).
 """
 
 from __future__ import annotations
@@ -76,6 +77,45 @@ def sparse_noisy(alphas_EO: Tensor, mask_EO: Tensor, temperature: float, sigma: 
 def sigmoid(alphas_EO: Tensor, mask_EO: Tensor) -> Tensor:
     """Every operation by itself (GOLD-NAS)."""
     return alphas_EO.sigmoid() * mask_EO
+
+
+def concentrations(alphas_EO: Tensor) -> Tensor:
+    """Those of a Dirichlet distribution for each row: elu(alpha) + 1, which is 1 (uniform) where a logit is 0."""
+    return torch.nn.functional.elu(alphas_EO) + 1.0 + 1e-6
+
+
+def dirichlet(alphas_EO: Tensor, mask_EO: Tensor, seed: int) -> Tensor:
+    """A draw of every row's weights with its pathwise derivative. Rows without their removed operations, divided by
+    what is left, are draws of the remaining ones."""
+    concentration_EO = concentrations(alphas_EO).cpu()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        drawn_EO = torch.distributions.Dirichlet(concentration_EO, validate_args=False).rsample()
+    return _among(drawn_EO.to(alphas_EO), mask_EO)
+
+
+def dirichlet_mean(alphas_EO: Tensor, mask_EO: Tensor) -> Tensor:
+    """The expected weights of every row over what the mask leaves."""
+    return _among(concentrations(alphas_EO), mask_EO)
+
+
+def anchor_distance(alphas_EO: Tensor, mask_EO: Tensor) -> Tensor:
+    """How far the concentrations are from those of the uniform distribution: the norm of their differences from 1."""
+    distance: Tensor = ((concentrations(alphas_EO) - 1.0) * mask_EO).norm()
+    return distance
+
+
+def log_sum_exp(alphas_EO: Tensor, mask_EO: Tensor) -> Tensor:
+    """Mean over living rows of the log-sum-exp of what the mask leaves: beta decay (Ye et al., CVPR 2022). Its gradient
+    is the softmax divided by the number of rows, so that it lowers the largest logit most."""
+    alive_E = mask_EO.any(dim=1)
+    logits = alphas_EO[alive_E].masked_fill(~mask_EO[alive_E], -math.inf)
+    return logits.logsumexp(dim=1).mean()
+
+
+def _among(weights_EO: Tensor, mask_EO: Tensor) -> Tensor:
+    left_EO = weights_EO * mask_EO
+    return left_EO / left_EO.sum(dim=1, keepdim=True).clamp_min(1e-12)
 
 
 def row_entropy(p_EO: Tensor) -> Tensor:

@@ -25,10 +25,16 @@ Preset = Literal[
     "la_darts",
     "pc_darts",
     "proxyless",
+    "drnas",
+    "beta_darts",
+    "tangle_nas",
 ]
+PLAIN = ("darts", "darts2")  # without any repair
+EXPERIMENTAL = ("snas",)  # worse than random search in ``benchmarks.nb201_search``
 
-# What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order. Counts of
-# epochs (``EPOCH_COUNTS``) are for 50 epochs and scale with ``epochs``.
+# What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order, as published.
+# Counts of epochs (``EPOCH_COUNTS``, ``alpha_warmup``) are for 50 epochs and scale with ``epochs``; what follows the
+# budget of steps (``FOLLOWING``) is chosen in ``rates.py``.
 PRESETS: dict[str, dict[str, str | float | bool]] = {
     "darts": {},
     "darts2": {"order": "second"},
@@ -48,7 +54,7 @@ PRESETS: dict[str, dict[str, str | float | bool]] = {
         "temperature_end": 0.03,
     },
     "rdarts": {"probe_every": 2, "early_stop": True, "weight_decay": 2.7e-3},  # Zela et al., ICLR 2020
-    "darts_pt": {"selection": "perturbation"},  # Wang et al., ICLR 2021
+    "darts_pt": {"selection": "perturbation", "select_epochs": 5},  # Wang et al., ICLR 2021
     "sd_darts": {"teachers": 3, "teacher_warmup": 5},
     "small_temperature": {
         "relaxation": "sparse_noisy",
@@ -85,32 +91,46 @@ PRESETS: dict[str, dict[str, str | float | bool]] = {
         "alpha_weight_decay": 0.0,
         "latency_weight": 0.1,
     },
+    "drnas": {"relaxation": "dirichlet", "anchor_weight": 1e-3, "alpha_lr": 6e-4},  # Chen et al., ICLR 2021
+    "beta_darts": {"beta_decay": 50.0},  # Ye et al., CVPR 2022
+    "tangle_nas": {  # Sukthanker et al., AutoML 2024, with the mixture weights of DrNAS
+        "relaxation": "dirichlet",
+        "anchor_weight": 1e-3,
+        "alpha_lr": 6e-4,
+        "entangled": True,
+    },
 }
 
 
 # Counts of epochs in presets, and the least that a scaled one may be.
-EPOCH_COUNTS = {"alpha_warmup": 0, "probe_every": 1, "teacher_warmup": 1}
+EPOCH_COUNTS = {"probe_every": 1, "teacher_warmup": 1, "select_epochs": 1}
+# Options that follow the step budget where the spec leaves them open.
+FOLLOWING = ("lr", "lr_end", "alpha_lr", "alpha_warmup", "partial", "temperature_end", "all_paths")
 
 
 class DartsParams(BaseModel):
     """``preset`` sets the options of a method by name; explicit options win. Its counts of epochs (``alpha_warmup``,
-    ``teacher_warmup``, ``probe_every``) are those of 50 epochs, and scale with ``epochs``.
+    ``teacher_warmup``, ``probe_every``, ``select_epochs``) are those of 50 epochs, and scale with ``epochs``. Options
+    that are null by default follow the number of steps: as published, and in shorter searches as fast as they need to
+    be (``rates.py``).
 
     ``epochs`` are passes over the weights' half of the training images; ``tune_epochs`` follow the search and train
     single networks drawn around what it found, so that inherited weights can score them. ``order``: how the
     architecture parameters are learned: on held-out images by the first-order or second-order gradient, or together
-    with the weights (one level). ``temperature`` is constant, moves to its end linearly or exponentially over the
-    epochs, or follows the entropy of their softmax. ``relaxation`` binary: the weights learn one drawn path at a time,
-    the architecture parameters two. ``alpha_momentum`` is Adam's first moment. ``noise`` is that of the sparse-noisy
-    softmax. ``weight_decay`` is that of the weights. ``probe_every``: epochs between two looks at the dominant
-    eigenvalue of the architecture parameters' Hessian, 0 for never; ``early_stop`` ends the search where it grows.
-    ``collapse``: what to do when identities take over (``skip_limit``: their share of the cell) or the eigenvalue runs
-    away. ``selection``: the network is read off the architecture parameters, or selected by perturbation, with
-    ``select_epochs`` of training after each decision. ``teachers``: earlier states of the supernet that teach it.
-    ``prune``: gradually, under a growing penalty, until ``prune_until`` of the operations are left. ``partial``: 1/K of
-    the channels are mixed. ``latency_weight``: strength of the latency loss; with a bound on latency it grows until the
-    bound is met. ``rank_networks`` are trained from scratch, for ``rank_epochs`` each, to see how far the supernet's
-    ranking can be trusted; 0: none. By default a dozen, if that takes less than a tenth of the search's training.
+    with the weights (one level); ``exact_hessian``: the second order's mixed second derivative is no finite
+    difference, as published, but exact, for more memory. ``temperature`` is constant, moves to its end linearly or
+    exponentially over the epochs, or follows the entropy of their softmax. ``relaxation`` binary: the weights learn
+    one drawn path at a time, the architecture parameters two. ``alpha_momentum`` is Adam's first moment. ``noise`` is
+    that of the sparse-noisy softmax. ``weight_decay`` is that of the weights. ``probe_every``: epochs between two
+    looks at the dominant eigenvalue of the architecture parameters' Hessian, 0 for never; ``early_stop`` ends the
+    search where it grows. ``collapse``: what to do when identities take over (``skip_limit``: their share of the
+    cell) or the eigenvalue runs away. ``selection``: the network is read off the architecture parameters, or selected
+    by perturbation, with ``select_epochs`` of training after each decision. ``teachers``: earlier states of the
+    supernet that teach it. ``prune``: gradually, under a growing penalty, until ``prune_until`` of the operations are
+    left. ``partial``: 1/K of the channels are mixed. ``latency_weight``: strength of the latency loss; with a bound
+    on latency it grows until the bound is met. ``rank_networks`` are trained from scratch, for ``rank_epochs`` each,
+    to see how far the supernet's ranking can be trusted; 0: none. By default a dozen, if that takes less than a tenth
+    of the search's training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -125,25 +145,33 @@ class DartsParams(BaseModel):
     rank_epochs: int = Field(default=4, ge=1, le=10_000)
 
     order: Literal["first", "second", "one_level"] = "first"
+    exact_hessian: bool = False
     weights_first: bool = False
-    lr: float = Field(default=0.025, gt=0, le=10)
-    lr_end: float = Field(default=0.001, ge=0, le=10)
+    lr: float | None = Field(default=None, gt=0, le=10)
+    lr_end: float | None = Field(default=None, ge=0, le=10)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     nesterov: bool = False
     weight_decay: float = Field(default=3e-4, ge=0, le=1)
     clip_norm: float = Field(default=5.0, gt=0)
     alpha_optimiser: Literal["adam", "sgd"] = "adam"
-    alpha_lr: float = Field(default=3e-4, ge=0, le=100)
+    alpha_lr: float | None = Field(default=None, ge=0, le=100)
     alpha_momentum: float = Field(default=0.5, ge=0, lt=1)
     alpha_weight_decay: float = Field(default=1e-3, ge=0, le=1)
-    alpha_warmup: int = Field(default=0, ge=0)
+    alpha_warmup: int | None = Field(default=None, ge=0)
 
-    relaxation: Literal["softmax", "gumbel_soft", "gumbel_hard", "sparse_noisy", "sigmoid", "binary"] = "softmax"
+    relaxation: Literal["softmax", "gumbel_soft", "gumbel_hard", "sparse_noisy", "sigmoid", "binary", "dirichlet"] = (
+        "softmax"
+    )
     temperature: Literal["constant", "linear", "exponential", "entropy"] = "constant"
     temperature_start: float = Field(default=1.0, gt=0, le=100)
-    temperature_end: float = Field(default=1.0, gt=0, le=100)
+    temperature_end: float | None = Field(default=None, gt=0, le=100)
     noise: float = Field(default=0.0, ge=0, le=10)
-    all_paths: bool = Field(default=False, description="gumbel_hard: compute all operations, not only the drawn one")
+    anchor_weight: float = Field(default=0.0, ge=0, le=100)
+    beta_decay: float = Field(default=0.0, ge=0, le=10_000)
+    entangled: bool = False
+    all_paths: bool | None = Field(
+        default=None, description="gumbel_hard: compute all operations, not only the drawn one"
+    )
 
     probe_every: int = Field(default=0, ge=0)
     early_stop: bool = False
@@ -165,7 +193,7 @@ class DartsParams(BaseModel):
     prune_cost: float = Field(default=1.0, ge=0, description="weight of an operation's MACs beside its mere presence")
     prune_weight: float = Field(default=1e-5, gt=0, description="what the penalty starts from")
 
-    partial: int = Field(default=1, ge=1, le=16)
+    partial: int | None = Field(default=None, ge=1, le=16)
     latency_weight: float = Field(default=0.0, ge=0, le=1000)
     latency_samples: int = Field(default=4, ge=1, le=256)
 
@@ -174,7 +202,8 @@ class DartsParams(BaseModel):
     def _with_preset(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(name := values.get("preset", "darts"), str):
             return values
-        preset, epochs = dict(PRESETS.get(name, {})), values.get("epochs", PUBLISHED_EPOCHS)
+        preset = {option: v for option, v in PRESETS.get(name, {}).items() if option not in FOLLOWING}
+        epochs = values.get("epochs", PUBLISHED_EPOCHS)
         if isinstance(epochs, int):
             for option, least in EPOCH_COUNTS.items():
                 if option in preset:
@@ -192,7 +221,9 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
     """Every combination that means nothing: whether ``p`` has it, and why it is refused."""
     hard, sigmoid, binary = (p.relaxation == r for r in ("gumbel_hard", "sigmoid", "binary"))
     frozen = p.alpha_lr == 0
+    warmup = p.alpha_warmup or 0
     cooled = p.temperature != "constant"
+    end = 1.0 if p.temperature_end is None else p.temperature_end
     few_ranked = p.rank_networks is not None and 0 < p.rank_networks < 4
     return [
         (few_ranked, f"rank_networks: expected 0, or at least 4 for a ranking, got {p.rank_networks}"),
@@ -209,7 +240,8 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             "the second order differentiates along weights, and drawn operations are not differentiable: expected "
             "order first with gumbel_hard",
         ),
-        (p.all_paths and not hard, f"all_paths is for gumbel_hard, got relaxation {p.relaxation}"),
+        (p.exact_hessian and p.order != "second", f"exact_hessian is for order second, got {p.order}"),
+        (bool(p.all_paths) and not hard, f"all_paths is for gumbel_hard, got relaxation {p.relaxation}"),
         (p.noise > 0 and p.relaxation != "sparse_noisy", f"noise is for sparse_noisy, got relaxation {p.relaxation}"),
         (
             binary and p.order != "first",
@@ -218,19 +250,19 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
         (binary and cooled, "binary draws by the architecture parameters themselves: expected temperature constant"),
         (sigmoid and cooled, "sigmoid knows no temperature: expected temperature constant"),
         (
-            not cooled and p.temperature_end != p.temperature_start and p.temperature_end != 1.0,
+            not cooled and end != p.temperature_start and end != 1.0,
             "temperature_end needs a temperature that moves: expected linear, exponential or entropy, got constant",
         ),
         (p.early_stop and p.probe_every == 0, "early_stop looks at eigenvalues: expected probe_every of at least 1"),
         (
-            p.early_stop and p.probe_every > 0 and not can_stop(p.epochs, p.probe_every, p.alpha_warmup),
+            p.early_stop and p.probe_every > 0 and not can_stop(p.epochs, p.probe_every, warmup),
             f"early_stop cannot stop within {p.epochs} epochs at probe_every {p.probe_every}: expected more epochs "
             "or a smaller probe_every",
         ),
         (
-            p.alpha_warmup >= p.epochs and not frozen,
+            warmup >= p.epochs and not frozen,
             f"alpha_warmup leaves no epoch for the architecture parameters: expected less than {p.epochs} epochs, got "
-            f"{p.alpha_warmup}",
+            f"{warmup}",
         ),
         (
             p.teachers > 0 and p.teacher_weight > 0 and first_teacher(p) >= p.epochs,
@@ -250,7 +282,7 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             p.probe_every > 0 and p.prune,
             "eigenvalues of a relaxation that is being pruned cannot be compared: expected probe_every 0",
         ),
-        (p.partial > 1 and p.prune, "prune needs whole channels: expected partial 1"),
+        ((p.partial or 1) > 1 and p.prune, "prune needs whole channels: expected partial 1"),
         (
             p.weights_first and p.order == "one_level",
             "weights_first means nothing where architecture parameters and weights learn together",
@@ -259,7 +291,21 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             p.latency_weight > 0 and frozen,
             "latency_weight needs architecture parameters that learn: expected alpha_lr above 0",
         ),
-        (p.lr_end > p.lr, f"lr_end must not be above lr: expected at most {p.lr:g}, got {p.lr_end:g}"),
+        (
+            p.lr is not None and p.lr_end is not None and p.lr_end > p.lr,
+            f"lr_end must not be above lr: expected at most {p.lr}, got {p.lr_end}",
+        ),
+        (
+            p.anchor_weight > 0 and p.relaxation != "dirichlet",
+            f"anchor_weight is for dirichlet, got relaxation {p.relaxation}",
+        ),
+        (
+            p.beta_decay > 0 and p.relaxation in ("sigmoid", "dirichlet"),
+            f"beta_decay is for a softmax of the architecture parameters, got relaxation {p.relaxation}",
+        ),
+        (p.beta_decay > 0 and frozen, "beta_decay needs architecture parameters that learn: expected alpha_lr above 0"),
+        (p.entangled and p.prune, "prune removes operations that entangled ones share: expected entangled false"),
+        (p.entangled and binary, "binary compares two paths, which entangled ones share: expected entangled false"),
     ]
 
 
@@ -270,14 +316,18 @@ def first_teacher(p: DartsParams) -> int:
 
 def check_relaxation(params: DartsParams, space: RelaxedSpace) -> None:
     """Raises InvalidSpec where the relaxation of a space does not fit the parameters: channels that cannot be divided
-    as they say, or pruning where no operation is none."""
+    as the spec or its preset says, pruning where no operation is none, or no operations to entangle."""
     if params.prune and space.relaxation.none is None:
         raise InvalidSpec(
             f"prune removes operations from cells: expected a space with an operation that is none, got {space.name}; "
             "another preset, such as proxyless, searches it"
         )
-    if params.partial not in (partials := space.partials):
+    preset = PRESETS[params.preset].get("partial", 1)
+    partial = int(preset) if params.partial is None else params.partial
+    if partial not in (partials := space.partials):
         raise InvalidSpec(
             f"partial: expected one of {', '.join(map(str, partials))}, since the channels of {space.name} with these "
-            f"parameters cannot be divided otherwise; got {params.partial}"
+            f"parameters cannot be divided otherwise; got {partial}"
         )
+    if params.entangled and not space.relaxation.nested:
+        raise InvalidSpec(f"entangled: no operation of {space.name} is part of another one: expected false")

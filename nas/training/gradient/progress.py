@@ -17,6 +17,7 @@ from nas.training.gradient.resource import Multiplier
 from nas.training.weights import Weights
 
 Tensor = torch.Tensor
+_LISTS = ("alphas_by_epoch", "betas_by_epoch", "reported", "signs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,11 +43,11 @@ class CostSums:
 
 @dataclass(frozen=True, eq=False)
 class GradientProgress:
-    """``alphas_by_epoch``: architecture parameters at the end of each search epoch. ``eigenvalues``: (epoch, value).
-    ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none. ``reported``: kinds of signs with a
-    warning already. ``ended_epoch``: the epoch whose architecture parameters an early stop restored. ``decided``:
-    decisions made by perturbation. ``series``: discretised networks of pruned relaxations. ``earlier_streams``: begun
-    by a version without named random streams."""
+    """``alphas_by_epoch`` and ``betas_by_epoch``: architecture parameters at the end of each search epoch.
+    ``eigenvalues``: (epoch, value). ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none.
+    ``reported``: kinds of signs with a warning already. ``ended_epoch``: the epoch whose architecture parameters an
+    early stop restored. ``decided``: decisions made by perturbation. ``series``: discretised networks of pruned
+    relaxations. ``earlier_streams``: begun by a version without named random streams."""
 
     weight_decay: float
     temperature: float
@@ -56,6 +57,7 @@ class GradientProgress:
     series: tuple[tuple[int, ...], ...] = ()
     eigenvalues: tuple[tuple[int, float], ...] = ()
     alphas_by_epoch: tuple[Tensor, ...] = ()
+    betas_by_epoch: tuple[Tensor, ...] = ()
     healthy_epoch: int = -1
     reported: tuple[str, ...] = ()
     signs: tuple[str, ...] = ()
@@ -82,7 +84,7 @@ class GradientProgress:
             "eigenvalues": tuple((int(epoch), float(value)) for epoch, value in record["eigenvalues"]),
             "teachers": tuple(TeacherState(**teacher) for teacher in record["teachers"]),
         }
-        lists = {name: tuple(record[name]) for name in ("alphas_by_epoch", "reported", "signs")}
+        lists = {name: tuple(record.get(name, ())) for name in _LISTS}
         return GradientProgress(**{**record, **lists, **structured})
 
     @staticmethod

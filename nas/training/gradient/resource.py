@@ -34,18 +34,31 @@ class Expected:
 def expected(space: RelaxedSpace, cost: Cost, p_EO: Floats, rng: np.random.Generator, samples: int) -> Expected:
     """From ``samples`` networks and all of their variants in one edge, priced in one batch."""
     edges, operations = p_EO.shape
-    networks: list[Genes] = []
-    for _ in range(samples):
-        scores = drawn_scores(p_EO, rng)
-        networks.append(space.discretise(scores))
-        for e in range(edges):
-            top = int(scores[e].argmax())
-            for o in range(operations):
-                other = scores.copy()
-                other[e, [top, o]] = other[e, [o, top]]  # the edge keeps its rank among edges
-                networks.append(space.discretise(other))
-    costs = cost(np.stack(networks)).reshape(samples, 1 + edges * operations)
+    scores_SEO = drawn_scores(np.broadcast_to(p_EO, (samples, edges, operations)), rng)
+    variants = np.concatenate([scores_SEO[:, None], _variants(scores_SEO)], axis=1)
+    networks_NG = space.discretise_all(variants.reshape(-1, edges, operations))
+    distinct, rows_N = np.unique(networks_NG, axis=0, return_inverse=True)
+    costs = cost(distinct)[rows_N.ravel()].reshape(samples, 1 + edges * operations)
     return Expected(float(costs[:, 0].mean()), costs[:, 1:].mean(axis=0).reshape(edges, operations))
+
+
+def _variants(scores_SEO: Floats) -> Floats:
+    """Each table of scores with each operation put on top of its edge, shape (S, E * O, E, O): its score changes places
+    with the best one's, so that the edge keeps its rank among edges."""
+    samples, edges, operations = scores_SEO.shape
+    top_SE11 = scores_SEO.argmax(axis=2)[:, :, None, None]
+    rows_SEOO = np.repeat(scores_SEO[:, :, None], operations, axis=2)
+    own_SEO1 = scores_SEO[..., None]
+    np.put_along_axis(rows_SEOO, np.broadcast_to(top_SE11, own_SEO1.shape), own_SEO1, axis=3)
+    best_SE11 = scores_SEO.max(axis=2)[:, :, None, None]
+    column_1_1O1 = np.arange(operations)[None, None, :, None]
+    np.put_along_axis(
+        rows_SEOO, np.broadcast_to(column_1_1O1, own_SEO1.shape), np.broadcast_to(best_SE11, own_SEO1.shape), axis=3
+    )
+    out = np.repeat(scores_SEO[:, None, None], edges, axis=1).repeat(operations, axis=2)
+    each = np.arange(edges)
+    out[:, each, :, each] = rows_SEOO.transpose(1, 0, 2, 3)
+    return out.reshape(samples, edges * operations, edges, operations)
 
 
 def differentiable(cost: Expected, p_EO: torch.Tensor, none: int | None) -> torch.Tensor:
@@ -105,7 +118,7 @@ def within_bounds(
     favourite = space.discretise(scores_EO)
     if violation(favourite[None])[0] == 0:
         return favourite
-    drawn_NG = np.stack([space.discretise(drawn_scores(p_EO, rng)) for _ in range(samples)])
+    drawn_NG = space.discretise_all(drawn_scores(np.broadcast_to(p_EO, (samples, *p_EO.shape)), rng))
     feasible = list(drawn_NG[violation(drawn_NG) == 0])
     repaired = _repaired(space, violation, log_EO, favourite)
     if repaired is not None:
@@ -119,7 +132,7 @@ def within_bounds(
 
 
 def drawn_scores(p_EO: Floats, rng: np.random.Generator) -> Floats:
-    """Log probabilities with Gumbel noise: the best of each row is a draw from it."""
+    """Log probabilities with Gumbel noise, of one table or several: the best of each row is a draw from it."""
     noisy: Floats = np.log(np.maximum(p_EO, 1e-12)) + rng.gumbel(size=p_EO.shape)
     return noisy
 

@@ -70,16 +70,16 @@ class Steps:
         for group in self.model.weight_optimiser.param_groups:
             group["lr"] = self._rate(epoch)
             group["weight_decay"] = progress.weight_decay
-        trains_alphas = epoch >= o.alpha_warmup and o.alpha_lr > 0
+        trains_alphas = epoch >= self.model.rates.alpha_warmup and self.model.rates.alpha_lr > 0
         if o.order == "one_level":
-            return self.one_level(progress, images, alpha_noise, trains_alphas, generator)
+            return self.one_level(progress, images, alpha_noise, trains_alphas, generator, epoch)
         held_out = self.batches.batch("alphas", epoch, step, generator)
         result = StepResult(math.nan)
         if trains_alphas and not o.weights_first:
-            result = self.train_alphas(progress, images, held_out, alpha_noise, generator)
+            result = self.train_alphas(progress, images, held_out, alpha_noise, generator, epoch)
         loss = self.train_weights(progress, images, weight_noise)
         if trains_alphas and o.weights_first:
-            result = self.train_alphas(progress, images, held_out, alpha_noise, generator)
+            result = self.train_alphas(progress, images, held_out, alpha_noise, generator, epoch)
         return StepResult(loss, result.expected_ms, result.discretised_ms)
 
     def train_weights(self, progress: GradientProgress, images: LabelledImages, noise: Tensor) -> float:
@@ -106,6 +106,7 @@ class Steps:
         held_out: LabelledImages,
         noise: Tensor,
         generator: np.random.Generator,
+        epoch: int,
     ) -> StepResult:
         """One step of the architecture parameters on held-out images, by the first or second order gradient."""
         model, o = self.model, self.options
@@ -126,16 +127,18 @@ class Steps:
                 momentum=o.momentum,
                 weight_decay=progress.weight_decay,
                 moments=[model.weight_optimiser.state.get(w, {}).get("momentum_buffer") for w in weights],
+                exact=o.exact_hessian,
             )
         else:
             gradients = first_order(loss_on(held_out), parameters)
         latency_loss, result = self._latency_loss(progress, generator)
+        terms = [term for term in (latency_loss, self._regulariser(epoch)) if term is not None]
         before = model.alphas.detach().clone()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-        if latency_loss is not None:
+        for term in terms:
             assert model.alphas.grad is not None
-            model.alphas.grad = model.alphas.grad + torch.autograd.grad(latency_loss, model.alphas)[0]
+            model.alphas.grad = model.alphas.grad + torch.autograd.grad(term, model.alphas)[0]
         model.alpha_optimiser.step()
         model.alpha_optimiser.zero_grad(set_to_none=True)
         if o.relaxation == "binary":
@@ -151,6 +154,7 @@ class Steps:
         noise: Tensor,
         trains_alphas: bool,
         generator: np.random.Generator,
+        epoch: int,
     ) -> StepResult:
         """One step of weights and architecture parameters by the same loss on the same images."""
         model, o = self.model, self.options
@@ -170,8 +174,8 @@ class Steps:
         result = StepResult(math.nan)
         if trains_alphas:
             latency_loss, result = self._latency_loss(progress, generator)
-            if latency_loss is not None:
-                loss = loss + latency_loss
+            for term in (latency_loss, self._regulariser(epoch)):
+                loss = loss if term is None else loss + term
         loss.backward()  # type: ignore[no-untyped-call]
         model.update_weights()
         if trains_alphas:
@@ -191,7 +195,7 @@ class Steps:
         per_epoch = self.batches.per_epoch
         for group in model.weight_optimiser.param_groups:
             position = (epoch - first_epoch) * per_epoch + step
-            group["lr"] = _cosine(o.lr, o.lr_end, position, o.tune_epochs * per_epoch)
+            group["lr"] = _cosine(model.rates.lr, model.rates.lr_end, position, o.tune_epochs * per_epoch)
         model.weight_optimiser.zero_grad(set_to_none=True)
         loss = F.cross_entropy(model.net(x, Arch(model.space.id, tuple(genes_G.tolist()))), y)
         if loss.requires_grad:  # False for a cell without a path from its input, where only the head could learn
@@ -226,7 +230,7 @@ class Steps:
         if self._latency is None or progress.multiplier is None:
             return None, StepResult(math.nan)
         model = self.model
-        p = operation_weights.softmax(model.alphas, model.mask)
+        p = model.expected_weights(model.alphas)
         expected = resource.expected(
             model.space, self._latency.cost, p.detach().double().cpu().numpy(), generator, self.options.latency_samples
         )
@@ -237,11 +241,22 @@ class Steps:
         )
         return loss, StepResult(math.nan, expected.mean, discretised_ms)
 
+    def _regulariser(self, epoch: int) -> Tensor | None:
+        """Of the architecture parameters: beta decay, whose weight rises over the search epochs, or the distance of
+        concentrations from their anchor."""
+        o, model = self.options, self.model
+        if o.beta_decay > 0:
+            weight = o.beta_decay * min(1.0, epoch / o.epochs)
+            return weight * operation_weights.log_sum_exp(model.alphas, model.mask)
+        if o.anchor_weight > 0:
+            return o.anchor_weight * operation_weights.anchor_distance(model.alphas, model.mask)
+        return None
+
     def _rate(self, epoch: int) -> float:
-        o = self.options
-        if epoch < o.epochs:
-            return _cosine(o.lr, o.lr_end, epoch, o.epochs)
-        return o.lr / 10  # after a decision
+        r, epochs = self.model.rates, self.options.epochs
+        if epoch < epochs:
+            return _cosine(r.lr, r.lr_end, epoch, epochs)
+        return r.lr / 10  # after a decision
 
 
 def _cosine(start: float, end: float, done: int, total: int) -> float:

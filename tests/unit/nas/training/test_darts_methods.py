@@ -12,20 +12,23 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from nas.core.arch import Floats, Genes, every
+from nas.core.arch import Arch, Floats, Genes, every, sample
 from nas.core.errors import InfeasibleBound
 from nas.core.events import Traced, decode, encode
-from nas.core.ports import ImageShape, is_relaxed
+from nas.core.ports import ImageShape, RelaxedSpace, is_relaxed
 from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.gradient import operation_weights, perturbation, resource
 from nas.training.gradient.collapse import signs_of_collapse
 from nas.training.gradient.early_stopping import can_stop, scaled, stop_epoch
-from nas.training.gradient.options import PRESETS, DartsParams
+from nas.training.gradient.options import FOLLOWING, PLAIN, PRESETS, DartsParams
 from nas.training.gradient.outer import first_order, second_order
 from nas.training.gradient.perturbation import AccuracyAndLoss
 from nas.training.gradient.pruning import Pressure, penalty, shares, survivors
+from nas.training.gradient.rates import PUBLISHED_STEPS, SHORT_STEPS, published_rates, rates
 from nas.training.gradient.sharpness import dominant_eigenvalue
 from nas.training.gradient.teachers import distillation, vote
+from search_spaces.darts_cell import space as darts_cell
+from search_spaces.layers.entangled import centre, entangled_kernel
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import NasBench201, build
 from tests.support.fakes import TinySpace
@@ -54,11 +57,12 @@ def test_first_order_takes_the_weights_as_they_are() -> None:
     assert float(first_order(toy.val, [toy.a])[0]) == -4.0
 
 
+@pytest.mark.parametrize("exact", [False, True])
 @pytest.mark.parametrize(("eta", "expected"), [(0.5, 2.0), (1.0, 8.0)])
-def test_second_order_looks_one_step_ahead(eta: float, expected: float) -> None:
+def test_second_order_looks_one_step_ahead(eta: float, expected: float, exact: bool) -> None:
     toy = Toy()
-    (gradient,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta)
-    assert float(gradient) == pytest.approx(expected, abs=1e-6)
+    (gradient,) = second_order(toy.train, toy.val, [toy.w], [toy.a], lr=eta, exact=exact)
+    assert float(gradient) == pytest.approx(expected, abs=1e-12 if exact else 1e-6)
     assert float(toy.w.detach()) == -2.0
     assert toy.w.grad is None
     assert toy.a.grad is None
@@ -80,6 +84,36 @@ def test_second_order_knows_momentum_and_decay() -> None:
     )
     ahead = -2.0 - eta * (mu * m + (2 * -2.0 - 2 * 2.0) + decay * -2.0)
     assert float(gradient) == pytest.approx((ahead - 2.0) - eta * 2.0 * -2.0, abs=1e-6)
+
+
+def test_the_exact_second_order_is_that_of_the_unrolled_step() -> None:
+    """On a supernet: the gradient of the validation loss after one step of all weights, by autograd through it."""
+    net = SPACE.supernet(0).double().train()
+    names, weights = zip(*net.named_parameters(), strict=True)
+    generator = torch.Generator().manual_seed(0)
+    x, x_val = torch.randn(2, 6, 1, 8, 8, dtype=torch.float64, generator=generator)
+    y, y_val = torch.randint(10, (2, 6), generator=generator)
+    alphas = torch.randn(6, 5, dtype=torch.float64, generator=generator).requires_grad_(True)
+
+    def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.cross_entropy(net.mix(images, alphas.softmax(1)), labels)
+
+    (ours,) = second_order(lambda: loss(x, y), lambda: loss(x_val, y_val), weights, [alphas], lr=0.5, exact=True)
+    gradients = torch.autograd.grad(loss(x, y), weights, create_graph=True, allow_unused=True)
+    ahead = {n: w if g is None else w - 0.5 * g for n, w, g in zip(names, weights, gradients, strict=True)}
+
+    class Mix(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            out: torch.Tensor = self.net.mix(images, alphas.softmax(1))
+            return out
+
+    logits = torch.func.functional_call(Mix(), {f"net.{n}": w for n, w in ahead.items()}, (x_val,))
+    (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y_val), alphas)
+    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("eta", "end"), [(0.5, 1.0), (0.0, 2.0)])
@@ -137,6 +171,62 @@ def test_a_draw_without_a_way_through_says_nothing() -> None:
 
     (gradient,) = first_order(loss, [alphas])
     assert not gradient.any()
+
+
+def test_dirichlet_weights_have_the_right_mean_and_gradient() -> None:
+    """DrNAS: uniform at 0; the pathwise gradient of an expected weight is that of its mean c_0 / sum of c."""
+    alphas = torch.tensor([[0.5, 0.0, -1.0]], dtype=torch.float64).expand(40_000, 3).contiguous().requires_grad_(True)
+    mask = torch.ones(40_000, 3, dtype=torch.bool)
+    weights = operation_weights.dirichlet(alphas, mask, 0)
+    torch.testing.assert_close(weights.sum(1), torch.ones(40_000, dtype=torch.float64))
+    concentration = torch.tensor([1.5, 1.0, math.exp(-1.0)], dtype=torch.float64)
+    torch.testing.assert_close(weights.mean(0), concentration / concentration.sum(), atol=0.005, rtol=0)
+    (gradient,) = torch.autograd.grad(weights[:, 0].mean(), alphas)
+    row = alphas.detach()[:1].requires_grad_(True)
+    (exact,) = torch.autograd.grad(operation_weights.dirichlet_mean(row, mask[:1])[0, 0], row)
+    torch.testing.assert_close(gradient.sum(0), exact[0], atol=0.01, rtol=0)
+    assert float(exact[0, 0]) > 0
+    zero = torch.zeros(1, 4)
+    some = torch.tensor([[True, True, False, True]])
+    torch.testing.assert_close(operation_weights.dirichlet_mean(zero, some), torch.tensor([[1.0, 1.0, 0.0, 1.0]]) / 3)
+    assert float(operation_weights.anchor_distance(zero, some)) == pytest.approx(0.0, abs=1e-5)
+    assert torch.equal(operation_weights.dirichlet(zero, some, 5), operation_weights.dirichlet(zero, some, 5))
+    assert float(operation_weights.dirichlet(zero, some, 5)[0, 2]) == 0.0
+
+
+def test_beta_decay_lowers_each_logit_by_its_weight() -> None:
+    alphas = torch.tensor([[1.0, 0.0, -1.0], [0.0, 2.0, 0.0]], requires_grad=True)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    (gradient,) = torch.autograd.grad(operation_weights.log_sum_exp(alphas, mask), alphas)
+    torch.testing.assert_close(gradient, operation_weights.softmax(alphas.detach(), mask) / 2)
+
+
+@pytest.mark.parametrize("of", [SPACE, darts_cell.build({"preset": "digits"}, ImageShape(1, 8, 8, 10))])
+def test_entangled_operations_are_parts_of_one(of: RelaxedSpace) -> None:
+    """Where one of two nested operations has all the weight, the relaxation is the network that inherits its slice."""
+    net = of.supernet(0).train()
+    x = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    networks = sample(of.decisions, np.random.default_rng(0), 4)
+    tables = [torch.from_numpy(of.table(of.canonical(genes[None])[0])).float() for genes in networks]
+    entangled = [net.mix(x, table, active_EO=table > 0, entangled=True) for table in tables]
+    net.disentangle()
+    for genes, table, mixed in zip(networks, tables, entangled, strict=True):
+        torch.testing.assert_close(mixed, net(x, Arch(of.id, tuple(genes.tolist()))), rtol=1e-3, atol=1e-4)
+        if table[:, of.relaxation.nested[0][0]].any():
+            assert not torch.allclose(mixed, of.supernet(0).train().mix(x, table), rtol=1e-3, atol=1e-4)
+    alphas = torch.zeros(of.relaxation.shape, requires_grad=True)
+    net.mix(x, alphas.softmax(1), entangled=True).logsumexp(1).sum().backward()
+    assert alphas.grad is not None
+    assert all(float(alphas.grad[:, op].abs().sum()) > 0 for pair in of.relaxation.nested for op in pair)
+
+
+def test_an_entangled_kernel_gives_the_weighted_sum_of_linear_operations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, weight = torch.randn(2, 3, 7, 7, generator=generator), torch.randn(4, 3, 5, 5, generator=generator)
+    large = torch.nn.functional.conv2d(x, weight, padding=2)
+    small = torch.nn.functional.conv2d(x, centre(weight, 3), padding=1)
+    mixed = torch.nn.functional.conv2d(x, entangled_kernel(weight, 3, torch.tensor(0.3)), padding=2)
+    torch.testing.assert_close(mixed, 0.3 * large + 0.7 * small, rtol=1e-4, atol=1e-4)
 
 
 def test_only_drawn_operations_learn() -> None:
@@ -550,13 +640,51 @@ def test_each_sign_of_collapse_is_seen() -> None:
 
 def test_epoch_counts_of_presets_scale_with_epochs() -> None:
     for epochs, warmup in ((50, 15), (10, 3), (2, 1), (1, 0), (100, 30)):
-        assert DartsParams.model_validate({"preset": "pc_darts", "epochs": epochs}).alpha_warmup == warmup
+        options = DartsParams.model_validate({"preset": "pc_darts", "epochs": epochs})
+        assert rates(options, PUBLISHED_STEPS, (1, 2, 4)).alpha_warmup == warmup
     for epochs, warmup in ((50, 5), (10, 1), (5, 1), (2, 1)):
         assert DartsParams.model_validate({"preset": "sd_darts", "epochs": epochs}).teacher_warmup == warmup
     for epochs, probe_every in ((50, 2), (23, 1), (12, 1), (100, 4)):
         params = DartsParams.model_validate({"preset": "rdarts", "epochs": epochs})
         assert params.probe_every == probe_every
         assert can_stop(epochs, probe_every, 0)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_rates_follow_the_steps_unless_the_spec_says_otherwise(preset: str) -> None:
+    options = DartsParams.model_validate({"preset": preset, "epochs": 20})
+    as_published = rates(options, PUBLISHED_STEPS, (1, 2, 4, 8))
+    assert as_published == published_rates(options)
+    assert rates(options, 10 * PUBLISHED_STEPS, (1, 2, 4, 8)) == as_published
+    short = rates(options, 300, (1, 2, 4, 8))
+    whole = preset in PLAIN or options.prune or options.entangled
+    assert short.partial == (1 if whole else 4)
+    narrow = 4 if "partial" in PRESETS[preset] else 2  # what a preset names is not replaced, but refused
+    assert rates(options, 300, (1, 2)).partial == (1 if whole else narrow)
+    assert 0 < short.alpha_warmup <= 6
+    assert short.temperature_end == (1.0 if options.temperature == "constant" else 0.3)
+    longer = rates(options, SHORT_STEPS, (1, 2, 4, 8))
+    assert (longer.lr, longer.partial) == (as_published.lr, as_published.partial)
+    explicit = {"lr": 0.02, "lr_end": 0.01, "alpha_lr": 0.5, "alpha_warmup": 1}
+    said = rates(DartsParams.model_validate({"preset": preset, "epochs": 20, **explicit}), 300, (1, 2, 4, 8))
+    assert {name: getattr(said, name) for name in explicit} == explicit
+
+
+def test_logits_can_move_as_far_in_few_steps() -> None:
+    for preset, factor in (("darts", 1.0), ("darts_pt", 2.0), ("pc_darts", 2.0), ("proxyless", 10 / 3), ("drnas", 2.0)):
+        options = DartsParams.model_validate({"preset": preset})
+        for steps in (300, 5_000, PUBLISHED_STEPS):
+            reach = steps * rates(options, steps, (1, 4)).alpha_lr
+            partial_factor = 1.0 if preset == "darts_pt" and steps >= SHORT_STEPS else factor
+            assert reach == pytest.approx(partial_factor * 3e-4 * PUBLISHED_STEPS)
+    sgd = DartsParams.model_validate({"preset": "gold"})
+    assert rates(sgd, 300, (1,)).alpha_lr == 1.0
+
+
+def test_a_warm_up_leaves_early_stopping_its_epochs() -> None:
+    for epochs in (9, 10, 12, 20, 40):
+        options = DartsParams.model_validate({"preset": "rdarts", "epochs": epochs})
+        assert can_stop(epochs, options.probe_every, rates(options, 100, (1,)).alpha_warmup)
 
 
 def test_early_stopping_scales_with_the_length_of_the_search() -> None:
@@ -572,8 +700,9 @@ def test_early_stopping_scales_with_the_length_of_the_search() -> None:
 def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
     params = DartsParams.model_validate({"preset": preset, "epochs": 50})
     assert params.epochs == 50
+    published = published_rates(params)
     for name, value in PRESETS[preset].items():
-        assert getattr(params, name) == value
+        assert getattr(published if name in FOLLOWING else params, name) == value
     assert DartsParams.model_validate({"preset": preset, "epochs": 60}).epochs == 60
     again = DartsParams.model_validate(params.model_dump(mode="json"))
     assert again == params
@@ -595,10 +724,16 @@ def test_presets_are_valid_and_can_be_overridden(preset: str) -> None:
         ({"preset": "rdarts", "selection": "perturbation"}, "sharp supernet"),
         ({"preset": "la_darts", "alpha_lr": 0.0}, "latency_weight needs"),
         ({"noise": 0.5}, "sparse_noisy"),
+        ({"exact_hessian": True}, "exact_hessian is for order second"),
         ({"all_paths": True}, "gumbel_hard"),
         ({"temperature_end": 0.1}, "temperature that moves"),
         ({"preset": "snas", "weights_first": True}, "learn together"),
         ({"lr": 0.01, "lr_end": 0.1}, "lr_end"),
+        ({"anchor_weight": 0.1}, "anchor_weight is for dirichlet"),
+        ({"preset": "drnas", "beta_decay": 1.0}, "beta_decay is for a softmax"),
+        ({"preset": "beta_darts", "alpha_lr": 0.0}, "beta_decay needs"),
+        ({"preset": "gold", "entangled": True}, "entangled ones share"),
+        ({"preset": "proxyless", "entangled": True}, "entangled ones share"),
         ({"preset": "drats"}, "darts"),
         ({"preset": "pc_darts", "epochs": 10, "alpha_warmup": 15}, "alpha_warmup leaves no epoch"),
         ({"preset": "sd_darts", "epochs": 5, "teacher_warmup": 5}, "never teach"),

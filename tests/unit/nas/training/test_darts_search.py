@@ -148,7 +148,7 @@ def test_alpha_steps_leave_weights_unchanged_and_weight_steps_alphas(data: Datas
         noise = learning.model.noise(0)
         before = {k: v.clone() for k, v in learning.net.state_dict().items()}
         alphas = learning.model.alphas.detach().clone()
-        learning.trainer.train_alphas(learning.progress, images, held_out, noise, rng)
+        learning.trainer.train_alphas(learning.progress, images, held_out, noise, rng, 0)
         assert same(before, dict(learning.net.state_dict()))
         assert not torch.equal(alphas, learning.model.alphas)
         alphas = learning.model.alphas.detach().clone()
@@ -176,7 +176,7 @@ def test_weights_and_alphas_never_see_the_same_image_unless_at_one_level(data: D
     ],
 )
 def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, changes: dict[str, Any]) -> None:
-    base, other = begin(data), begin(data, **changes)
+    base, other = begin(data), begin(data, **changes, partial=1)
     finish(base)
     finish(other)
     assert torch.equal(base.model.alphas, other.model.alphas)
@@ -271,7 +271,7 @@ def test_pc_darts_trains_alphas_in_a_short_search(data: Dataset) -> None:
     learning = begin(data, preset="pc_darts", partial=2, epochs=10, tune_epochs=0, batch_size=40)
     before = learning.model.alphas.detach().clone()
     finish(learning)
-    assert learning.options.alpha_warmup == 3
+    assert learning.rates.alpha_warmup == 3
     assert float((learning.model.alphas.detach() - before).abs().max()) > 1e-3
 
 
@@ -287,15 +287,19 @@ def test_early_stopping_restores_earlier_alphas(data: Dataset, monkeypatch: pyte
     sharpness = iter([0.2] * 10 + [2.0 * 2**i for i in range(10)])
     monkeypatch.setattr(monitors, "held_out_eigenvalue", lambda *_: next(sharpness))
     monkeypatch.setattr(Steps, "search", lambda *_: StepResult(1.0))
-    past: list[torch.Tensor] = []
+    past: list[tuple[torch.Tensor, torch.Tensor]] = []
     for update in run_gradient_search(learning, TrainState(), lambda: False):
         if isinstance(update, EpochReport):
-            past.append(learning.model.alphas.detach().clone())
+            past.append((learning.model.alphas.detach().clone(), learning.model.betas.detach().clone()))
             if not update.warnings:
+                generator = torch.Generator().manual_seed(update.epoch)
                 with torch.no_grad():
-                    learning.model.alphas.add_(torch.randn(6, 5, generator=torch.Generator().manual_seed(update.epoch)))
+                    learning.model.alphas.add_(torch.randn(6, 5, generator=generator))
+                    learning.model.betas.add_(torch.randn(6, generator=generator))
     assert len(past) < 40
-    assert torch.equal(learning.model.alphas, past[learning.progress.ended_epoch or 0])
+    alphas, betas = past[learning.progress.ended_epoch or 0]
+    assert torch.equal(learning.model.alphas, alphas)
+    assert torch.equal(learning.model.betas, betas)
 
 
 def test_perturbation_scores_each_operation_of_each_edge(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
