@@ -165,6 +165,10 @@ class SearchSpace(Protocol):
     def published(self) -> Mapping[str, tuple[int, ...]]:
         """Genes of networks of the literature that a spec can name as references, by their names there."""
 
+    def from_notation(self, text: str) -> tuple[int, ...]:
+        """The genes of a network that is written as in the literature. Raises InvalidInput for what is none, and where
+        the space's networks have no such notation."""
+
     @property
     def preprocessing(self) -> Preprocessing | None:
         """How its networks expect pixels to be normalised; None: by mean and standard deviation of the training

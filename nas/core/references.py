@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 
@@ -15,6 +16,9 @@ from nas.core.plugins import check_outputs
 from nas.core.ports import ImageShape, Problem, SearchSpace
 from nas.core.regularisers import regularisers
 from nas.core.spec import ReferenceSpec, SearchSpec, SpaceSpec
+
+_GENES = re.compile(r"\d+(\s*,\s*\d+)+")
+_NAME = re.compile(r"[\w .\-]+")
 
 
 def reference_archs(spec: SearchSpec, space: SearchSpace) -> dict[str, Arch]:
@@ -71,6 +75,8 @@ def _network(reference: ReferenceSpec, spec: SearchSpec, space: SearchSpace) -> 
         _check_trainable(reference.name, spec, own_space)
     if reference.genes is not None:
         return own_space, reference.genes
+    if reference.network is not None:
+        return own_space, named_genes(reference.network, own_space)
     if reference.name not in own_space.published:
         known = {*space.published, *(() if reference.space is not None else elsewhere_published(space.shape))}
         raise UnknownName("published network", reference.name, {*own_space.published, *known})
@@ -81,7 +87,7 @@ def _space(reference: ReferenceSpec, space: SearchSpace) -> SearchSpace:
     if reference.space is not None:
         named = _built_from(reference, reference.space, space.shape)
         return space if named.id == space.id else named
-    if reference.genes is not None or reference.name in space.published:
+    if reference.genes is not None or reference.network is not None or reference.name in space.published:
         return space
     return elsewhere_published(space.shape).get(reference.name, space)
 
@@ -124,3 +130,25 @@ def _arch(name: str, own_space: SearchSpace, genes: tuple[int, ...]) -> Arch:
         raise InvalidSpec(f"references: {name!r}: {error}") from error
     [arch] = as_archs(own_space.id, own_space.unrestricted.canonical(genes_1G))
     return arch
+
+
+def named_genes(text: str, space: SearchSpace) -> tuple[int, ...]:
+    """The genes of a network by its published name, by genes with commas between them, or as the literature writes
+    networks of the space. Raises InvalidSpec for genes and notations that are none of the space, UnknownName for
+    anything else."""
+    name = text.strip()
+    if name in space.published:
+        return space.published[name]
+    if _GENES.fullmatch(name):
+        genes = tuple(int(gene) for gene in name.split(","))
+        try:
+            check_genes(space.decisions, np.array([genes], dtype=np.int64))
+        except InvalidInput as error:
+            raise InvalidSpec(str(error)) from error
+        return genes
+    if _NAME.fullmatch(name):
+        raise UnknownName(f"published network of {space.name}", name, space.published)
+    try:
+        return space.from_notation(name)
+    except InvalidInput as error:
+        raise InvalidSpec(str(error)) from error

@@ -159,7 +159,8 @@ UNTRAINED_BUDGET = BudgetSpec(evaluations=16, verified=6)
 
 class ReferenceSpec(_Strict):
     """A network that the front is compared with: ``genes`` has the position of its choice in each decision, as they are
-    in the answers for candidates and in a package's manifest. None: the published network of this ``name``, such as
+    in the answers for candidates and in a package's manifest; or ``network`` is what papers print, such as
+    ``Genotype(normal=[...], reduce=[...])``. Neither: the published network of this ``name``, such as
     MobileNetV3-Large.
 
     ``space``: the space that it is a network of. None: that of the search, or, for a published network that the
@@ -167,7 +168,14 @@ class ReferenceSpec(_Strict):
 
     name: str = Field(min_length=1, max_length=60)
     genes: tuple[int, ...] | None = Field(default=None, min_length=1)
+    network: str | None = Field(default=None, min_length=1, max_length=2_000)
     space: SpaceSpec | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ReferenceSpec:
+        if self.genes is not None and self.network is not None:
+            raise ValueError(f"expected genes or network of reference {self.name!r}, got both")
+        return self
 
 
 class ExportSpec(_Strict):

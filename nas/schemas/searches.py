@@ -8,7 +8,7 @@ from nas.core.conclusion import Conclusion
 from nas.core.data_account import DataAccount
 from nas.core.events import HypervolumeAt
 from nas.core.retraining import RetrainSpec
-from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, SearchSpec
+from nas.core.spec import BudgetSpec, ExportSpec, FleetSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec
 from nas.core.spoken_names import spoken_name
 from nas.schemas.common import Page
 from nas.schemas.jobs import JobSchema
@@ -89,7 +89,9 @@ class ExtendBody(BaseModel):
 class ForkBody(BaseModel):
     """A new search on the trained supernet of another; each field replaces that of the parent.
 
-    ``retrain`` trains the best networks alone; the supernet is not trained.
+    ``retrain`` trains the best networks alone; the supernet is not trained. With ``space``, networks of the parent's
+    front become networks of that space, which has the same decisions, such as cells in a larger network: they are
+    trained from scratch (``retrain`` is needed), predicted and verified there, and nothing is searched.
     """
 
     model_config = {"extra": "forbid"}
@@ -102,6 +104,7 @@ class ForkBody(BaseModel):
     retrain: RetrainSpec | None = None
     resources: ResourceSpec | None = None
     seed: int | None = None
+    space: SpaceSpec | None = None
 
 
 class PriorityBody(BaseModel):

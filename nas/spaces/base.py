@@ -14,6 +14,7 @@ from pydantic import BaseModel, JsonValue
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.cells import CellGraph
+from nas.core.errors import InvalidInput
 from nas.core.graph import GraphEncoding
 from nas.core.layers import Layer
 from nas.core.network import Network
@@ -77,6 +78,10 @@ class SpaceDefaults:
     def published(self) -> Mapping[str, tuple[int, ...]]:
         """None."""
         return {}
+
+    def from_notation(self, text: str) -> tuple[int, ...]:
+        """None: raises InvalidInput."""
+        raise InvalidInput(f"networks of {cast(SearchSpace, self).name} have no notation: expected genes, got {text!r}")
 
     @property
     def preprocessing(self) -> Preprocessing | None:

@@ -97,6 +97,10 @@ class SpaceWrapper:
         """Of ``inner``."""
         return self.inner.references
 
+    def from_notation(self, text: str) -> tuple[int, ...]:
+        """By ``inner``."""
+        return self.inner.from_notation(text)
+
     @property
     def published(self) -> Mapping[str, tuple[int, ...]]:
         """Of ``inner``."""

@@ -191,9 +191,7 @@ class ExploreStage:
             return adapted_quality_of(problem, resources, state, self.adapt_images)
         if self.proxies is None:
             return quality_of(problem, load_subnets(problem, resources, state))
-        scale, scorer = load_scores(resources, state), self.proxies.scorer(problem, resources)
-        assert scale is not None
-        return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
+        return proxy_scores(problem, resources, state, self.proxies)
 
     def _propose(self, problem: Problem, state: SearchState, rng: np.random.Generator, n: int) -> Genes:
         space = problem.space
@@ -232,6 +230,13 @@ def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") ->
         return measured_by(problem.spec.task, scores, "val")
 
     return evaluate
+
+
+def proxy_scores(problem: Problem, resources: Resources, state: SearchState, proxies: ProxyStage) -> Score:
+    """What zero-cost proxies say of a network, on the scale of those that the stage ``proxies`` has scored."""
+    scale, scorer = load_scores(resources, state), proxies.scorer(problem, resources)
+    assert scale is not None
+    return lambda arch: {"proxy_score": float(scale.on_one_scale(np.array([scorer(arch)]))[0])}
 
 
 def adapted_quality_of(problem: Problem, resources: Resources, state: SearchState, images: int) -> Score:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.references import named_genes
 from nas.core.spec import SearchSpec, parse_spec
 from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
@@ -16,7 +17,11 @@ from nas.strategies.proxy_options import ProxyName, check_proxies
 
 class ZeroCostParams(BaseModel):
     """A network's score is the geometric mean, over ``proxies`` on one batch of ``images`` training images, of the
-    share of ``sampled`` random networks that it exceeds. ``explorer``: as in ``once_for_all``."""
+    share of ``sampled`` random networks that it exceeds. ``explorer``: as in ``once_for_all``.
+
+    ``networks``: those that are trained, in place of any that a search would find: published names, genes with commas
+    between them, or as papers write them, such as ``Genotype(normal=[...], reduce=[...])``. Found cells become networks
+    of another size so. The proxies then say only which are trained first, and ``budget.evaluations`` means nothing."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     proxies: list[ProxyName] = Field(
@@ -25,6 +30,7 @@ class ZeroCostParams(BaseModel):
     images: int = Field(default=32, ge=2, le=4_096)
     sampled: int = Field(default=64, ge=8, le=10_000)
     explorer: ExplorerName = "auto"
+    networks: list[str] = Field(default=[], max_length=1_000)
 
     @model_validator(mode="after")
     def _each_once(self) -> ZeroCostParams:
@@ -41,6 +47,12 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
             "retrain: strategy zero_cost trains no supernet, and a proxy is no accuracy: expected `retrain`, which "
             "trains the networks that it finds, such as {networks: 4, epochs: 30}; got none"
         )
+    _given(parse_spec(ZeroCostParams, spec.strategy.params), space)
+
+
+def _given(params: ZeroCostParams, space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+    """The genes of the given networks. Raises InvalidSpec and UnknownName as ``named_genes``."""
+    return tuple(named_genes(text, space) for text in params.networks)
 
 
 def stages(problem: Problem) -> tuple[Stage, ...]:
@@ -51,13 +63,16 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
+    from nas.stages.given import GivenNetworksStage
     from nas.stages.proxies import ProxyStage
 
     check(problem.spec, problem.space)
     params = parse_spec(ZeroCostParams, problem.spec.strategy.params)
     images = min(params.images, len(problem.data.train))
     proxies = ProxyStage(tuple(params.proxies), True, params.sampled, images)
-    explore = ExploreStage(explorer=params.explorer, proxies=proxies)
+    explore: Stage = ExploreStage(explorer=params.explorer, proxies=proxies)
+    if given := _given(params, problem.space):
+        explore = GivenNetworksStage(given, proxies)
     return (EstimateStage(), proxies, explore, *closing_stages(problem.spec))
 
 

@@ -3,6 +3,7 @@ writes them."""
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -49,6 +50,8 @@ RELAXATION = Relaxation.of_cells(
     CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, MAX, AVG, SKIP), nested=((DIL3, DIL5), (SEP3, SEP5))
 )
 Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
+_CONCATS = ("normal_concat", "reduce_concat")
+_CONCATENATED = ("range(2, 6)", "[2, 3, 4, 5]", "(2, 3, 4, 5)")  # all nodes, as every cell of this space has it
 
 
 def _graph() -> Graph:
@@ -147,3 +150,63 @@ def from_genotype(cells: Genotype) -> tuple[int, ...]:
                 raise InvalidInput(f"{kind} cell, node {node}: expected two states below {node + 2}, got {a} and {b}")
             genes += [PAIRS[node].index((a, b)), OPERATIONS.index(op_a) - 1, OPERATIONS.index(op_b) - 1]
     return tuple(genes)
+
+
+def from_notation(text: str) -> tuple[int, ...]:
+    """The genes of a genotype as the paper's code prints it: ``Genotype(normal=[('sep_conv_3x3', 0), ...], ...)``.
+    Raises InvalidInput for what is none."""
+    expected = "expected a genotype, Genotype(normal=[('sep_conv_3x3', 0), ...], reduce=[...])"
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise InvalidInput(f"{expected}, got {text!r}") from error
+    if not isinstance(call, ast.Call) or call.args:
+        raise InvalidInput(f"{expected}, got {text!r}")
+    fields = {keyword.arg or "**": keyword.value for keyword in call.keywords}
+    for name, value in fields.items():
+        if name not in KINDS and not (name in _CONCATS and ast.unparse(value) in _CONCATENATED):
+            raise InvalidInput(
+                f"{expected}, and {' and '.join(_CONCATS)} as {_CONCATENATED[0]}, got {name}={ast.unparse(value)}"
+            )
+    return from_genotype({kind: _pairs(fields[kind], expected) for kind in KINDS if kind in fields})
+
+
+def _pairs(value: ast.expr, expected: str) -> tuple[tuple[str, int], ...]:
+    """The (operation, state) pairs of a cell."""
+    try:
+        pairs = ast.literal_eval(value)
+    except ValueError as error:
+        raise InvalidInput(f"{expected}, got {ast.unparse(value)}") from error
+    match pairs:
+        case [*_] if all(_is_pair(pair) for pair in pairs):
+            return tuple((str(op), int(state)) for op, state in pairs)
+    raise InvalidInput(f"{expected}, got {ast.unparse(value)}")
+
+
+def _is_pair(pair: object) -> bool:
+    match pair:
+        case [str(), int()]:
+            return True
+    return False
+
+
+PUBLISHED = {
+    "DARTS-V1": "Genotype(normal=[('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 0), ('sep_conv_3x3', 1), "
+    "('skip_connect', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('skip_connect', 2)], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 0), ('max_pool_3x3', 0), "
+    "('skip_connect', 2), ('skip_connect', 2), ('avg_pool_3x3', 0)])",
+    "DARTS-V2": "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)], "
+    "reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1), ('max_pool_3x3', 0), "
+    "('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)])",
+    "P-DARTS": "Genotype(normal=[('skip_connect', 0), ('dil_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 1), "
+    "('sep_conv_3x3', 1), ('sep_conv_3x3', 3), ('sep_conv_3x3', 0), ('dil_conv_5x5', 4)], "
+    "reduce=[('avg_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_3x3', 0), ('dil_conv_5x5', 2), ('max_pool_3x3', 0), "
+    "('dil_conv_3x3', 1), ('dil_conv_3x3', 1), ('dil_conv_5x5', 3)])",
+    "PC-DARTS": "Genotype(normal=[('sep_conv_3x3', 1), ('skip_connect', 0), ('sep_conv_3x3', 0), ('dil_conv_3x3', 1), "
+    "('sep_conv_5x5', 0), ('sep_conv_3x3', 1), ('avg_pool_3x3', 0), ('dil_conv_3x3', 1)], "
+    "reduce=[('sep_conv_5x5', 1), ('max_pool_3x3', 0), ('sep_conv_5x5', 1), ('sep_conv_5x5', 2), ('sep_conv_3x3', 0), "
+    "('sep_conv_3x3', 3), ('sep_conv_3x3', 1), ('sep_conv_3x3', 2)])",
+}
+"""Cells that were found on CIFAR-10, by the names of their papers: DARTS (Liu et al., ICLR 2019), first and second
+order, P-DARTS (Chen et al., ICCV 2019) and PC-DARTS (Xu et al., ICLR 2020)."""

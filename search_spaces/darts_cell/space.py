@@ -49,12 +49,14 @@ from search_spaces.darts_cell.cell import (
     NODES,
     OPERATIONS,
     PAIRS,
+    PUBLISHED,
     RELAXATION,
     SEP3,
     SEP5,
     SKIP,
     CellKind,
     CellPlan,
+    from_notation,
     node_inputs,
 )
 from search_spaces.presets import resolved
@@ -92,6 +94,7 @@ DARTS_CELL = SearchSpaceType(
     tuple(PRESETS),
     CELLS,
     relaxed=True,
+    published={name: {"preset": "evaluation"} for name in PUBLISHED},
 )
 
 
@@ -312,6 +315,15 @@ class DartsCell(DescribedSpace[SpaceParams]):
                     edges[rows, first + inputs[:, slot], genes_NG[:, g + 1 + slot]] = 1.0
             parts += [edges.reshape(n, -1), np.ones((n, 3))]
         return np.hstack(parts)
+
+    @property
+    def published(self) -> Mapping[str, tuple[int, ...]]:
+        """Cells that papers have found on CIFAR-10."""
+        return {name: from_notation(text) for name, text in PUBLISHED.items()}
+
+    def from_notation(self, text: str) -> tuple[int, ...]:
+        """The genes of a genotype in the notation of the paper's code. Raises InvalidInput."""
+        return from_notation(text)
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""

@@ -41,6 +41,7 @@ from search_spaces.nas_bench_201.cell import (
     RELAXATION,
     SKIP,
     active_edges,
+    from_string,
 )
 from search_spaces.presets import resolved
 
@@ -224,6 +225,10 @@ class NasBench201(DescribedSpace[SpaceParams]):
         """The residual block of ResNet as a cell, to which the paper compares others."""
         operation_by_edge = {(0, 1): CONV3, (1, 2): CONV3, (0, 3): SKIP, (2, 3): SKIP}
         return {"ResNet": tuple(operation_by_edge.get(edge, NONE) for edge in EDGES)}
+
+    def from_notation(self, text: str) -> tuple[int, ...]:
+        """The genes of a cell by its official name, such as ``|nor_conv_3x3~0|+...``. Raises InvalidInput."""
+        return from_string(text)
 
     @property
     def graph_encoding(self) -> GraphEncoding:

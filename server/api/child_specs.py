@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.spec import BudgetSpec, SearchSpec, parse_spec
 from nas.schemas.searches import ExtendBody, ForkBody
@@ -37,6 +39,29 @@ def forked_spec(parent_id: str, spec: SearchSpec, body: ForkBody) -> SearchSpec:
     changes = body.model_dump(mode="json", exclude_none=True) | _device_fields(body, spec, bound_changed)
     defaults = {**spec.model_dump(mode="json"), "name": f"{spec.name[:111]}, forked"}
     return parse_spec(SearchSpec, {**defaults, **changes, "supernet": parent_id})
+
+
+def evaluation_spec(parent_id: str, spec: SearchSpec, body: ForkBody, genes: Sequence[Sequence[int]]) -> SearchSpec:
+    """The spec of a fork that trains networks of the parent's front, ``genes``, in another space, under the bounds of
+    the body alone. Raises InvalidSpec for a parent without a front."""
+    if not genes:
+        raise InvalidSpec("space: expected a search with networks on its front to train in it, its front is empty")
+    forked = forked_spec(parent_id, spec, body.model_copy(update={"space": None})).model_dump(mode="json")
+    if body.objectives is None:  # bounds of a small network say nothing of a large one
+        forked["objectives"] = [{**objective, "bound": None} for objective in forked["objectives"]]
+    if forked["fleet"] is not None and body.fleet is None:
+        forked["fleet"]["bounds_ms"] = {}
+    networks = [",".join(map(str, network)) for network in genes]
+    name = body.name if body.name is not None else f"{spec.name[:107]}, evaluated"
+    assert body.space is not None
+    own = {
+        "name": name,
+        "space": body.space.model_dump(mode="json"),
+        "supernet": None,
+        "references": [],
+        "strategy": {"name": "zero_cost", "params": {"networks": networks}},
+    }
+    return parse_spec(SearchSpec, {**forked, **own})
 
 
 def _device_fields(body: ExtendBody | ForkBody, spec: SearchSpec, bound_changed: bool) -> dict[str, object]:

@@ -18,7 +18,7 @@ from nas.schemas.jobs import EventPage
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from server.api import validate
 from server.api.access import CurrentPrincipal
-from server.api.child_specs import extended_spec, forked_spec
+from server.api.child_specs import evaluation_spec, extended_spec, forked_spec
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
 from server.api.dry_runs import time_on_worker
@@ -223,8 +223,13 @@ def extend_search(
 def fork_search(
     id: str, body: ForkBody, response: Response, submissions: Submissions, idempotency_key: IdempotencyKey = None
 ) -> SearchSchema:
-    """Submit a new search on the same trained supernet. The body's fields replace those of the parent's spec."""
+    """Submit a new search on the same trained supernet. The body's fields replace those of the parent's spec. With
+    ``space``, networks of the parent's front are trained as networks of that space."""
     parent = submissions.context.store.queries.search(id)
+    if body.space is not None:
+        _, front = submissions.context.store.queries.front(parent.id)
+        spec = evaluation_spec(parent.id, parent.spec, body, [member.arch.genes for member in front.members])
+        return submissions.submit(spec, idempotency_key, response, parent.id)
     return submissions.submit(forked_spec(parent.id, parent.spec, body), idempotency_key, response, parent.id)
 
 

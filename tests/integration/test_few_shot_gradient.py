@@ -181,6 +181,7 @@ class RecordingRelaxedSupernet(RelaxedSupernet):
         active_EO: torch.Tensor | None = None,
         edges_E: torch.Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> torch.Tensor:
         assert active_EO is None or (weights_EO[~active_EO.bool()] == 0).all()
         worth = (weights_EO * torch.from_numpy(QUALITY).to(weights_EO)).sum()

@@ -14,7 +14,7 @@ import torch
 
 from nas.blobs import FolderBlobs
 from nas.core.arch import sample
-from nas.core.errors import InvalidSpec
+from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.events import Checkpoint, Event, decode, encode, fold_all
 from nas.core.metrics import METRICS, spearman
 from nas.core.ports import ImageShape, Problem, Resources
@@ -50,6 +50,35 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = ()) -> Iterator[Even
     ticks = count()
     resources = Resources(FolderBlobs(folder), RuleDevice(), lambda: float(next(ticks)))
     return run_search(p, stages_of(p), resources, fold_all(events))
+
+
+def test_found_cells_become_networks_of_another_size(tmp_path: Path) -> None:
+    """Cells, as genes and as papers print them, are trained from scratch as networks of three times the channels."""
+    given = {"networks": ["4,1,0,4,0,1", "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"]}
+    larger = {
+        "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 12}),
+        "strategy": Strategy(name="zero_cost", params={"sampled": 12, "images": 8, **given}),
+    }
+    p = problem(SPEC.model_copy(update=larger))
+    state = fold_all(run(tmp_path, p))
+    assert tuple(state.finished) == stage_names(SPEC)
+    candidates = state.of("search")
+    assert not state.of("baseline")
+    assert {c.arch.space for c in candidates} == {p.space.id}
+    expected = p.space.canonical(np.array([(4, 1, 0, 4, 0, 1), (3, 0, 1, 0, 0, 4)]))
+    assert {c.arch.genes for c in candidates} == {tuple(genes.tolist()) for genes in expected}
+    assert all("trained_accuracy" in c.metrics and "measured_ms" in c.metrics for c in candidates)
+    assert front_of(p.spec, state).members
+    assert len(state.exports) == 1
+    costs = p.space.costs(np.array([c.arch.genes for c in candidates]))["params"]
+    assert [c.metrics["params"] for c in candidates] == costs.tolist()
+
+
+def test_given_networks_of_another_space_are_refused() -> None:
+    for text in ("1,2,3", "DARTS-V2"):
+        wrong = Strategy(name="zero_cost", params={"networks": [text]})
+        with pytest.raises((InvalidSpec, UnknownName)):
+            check(SPEC.model_copy(update={"strategy": wrong}), problem(SPEC).space)
 
 
 @pytest.fixture(scope="module")

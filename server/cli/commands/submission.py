@@ -148,17 +148,34 @@ def fork(
     fleet: FleetFront = None,
     name: NameOption = None,
     seed: SeedOption = None,
+    space_preset: Annotated[
+        str | None,
+        typer.Option(help="Train networks of the front from scratch in this size of their space; needs retraining."),
+    ] = None,
+    retrain: Annotated[
+        int | None, typer.Option(min=1, help="Train the best networks alone, for this many epochs each.")
+    ] = None,
     key: KeyOption = None,
     watch: WatchOption = False,
 ) -> None:
     """Submit a search on the trained supernet of another, with other settings and without training.
 
-    The file may contain `name`, `device`, `fleet`, `objectives`, `budget`, `export`, `retrain`, `resources` and `seed`;
-    options win.
+    The file may contain `name`, `device`, `fleet`, `objectives`, `budget`, `export`, `retrain`, `resources`, `seed` and
+    `space`; options win. With a space, cells of the front become networks of that size.
+
+    Example: `nas fork SEARCH --space-preset evaluation --retrain 600`
     """
     body = read_spec(ForkBody, spec) if spec is not None else ForkBody()
     with service.connect() as nas:
         record = body.model_dump(mode="json", exclude_unset=True) | _non_null(name=name, seed=seed)
+        parent = nas.search(search_id).spec if space_preset is not None or retrain is not None else None
+        if parent is not None and space_preset is not None:
+            record["space"] = {"name": parent.space.name, "params": {"preset": space_preset}}
+        if parent is not None and retrain is not None:
+            of_parent = parent.model_dump(mode="json")
+            before = record.get("retrain") or of_parent["retrain"]
+            budget = record.get("budget") or of_parent["budget"]
+            record["retrain"] = _retraining({"retrain": before, "budget": budget}, retrain, None, None)
         present_fleet = body.fleet or nas.search(search_id).spec.fleet if fleet else None
         if fields := device_fields(device, fleet, present_fleet):
             record |= {"device": None, "fleet": None, **fields}

@@ -53,6 +53,33 @@ def test_genotypes_there_and_back() -> None:
         from_genotype({**DARTS_V2, "normal": (("skip_connect", 0), ("skip_connect", 2), *DARTS_V2["normal"][2:])})
 
 
+def test_published_cells_have_their_published_sizes() -> None:
+    """C=36, 20 cells. DARTS-V2: to the parameter; the others as their papers round them."""
+    space = build({"preset": "evaluation"}, CIFAR)
+    assert space.published["DARTS-V2"] == from_genotype(DARTS_V2)
+    params = {name: float(space.costs(np.array([genes]))["params"][0]) for name, genes in space.published.items()}
+    assert params["DARTS-V2"] == 3_349_342
+    assert params["PC-DARTS"] == pytest.approx(3.6e6, abs=0.05e6)
+    assert params["P-DARTS"] == pytest.approx(3.4e6, abs=0.05e6)
+
+
+def test_genotypes_are_read_as_papers_print_them() -> None:
+    pairs = {kind: list(cell) for kind, cell in DARTS_V2.items()}
+    text = f"Genotype(normal={pairs['normal']}, normal_concat=range(2, 6), reduce={pairs['reduce']})"
+    assert TINY.from_notation(f"  {text} ") == from_genotype(DARTS_V2)
+    for wrong in (
+        "DARTS_V3",
+        "Genotype(",
+        text.replace("Genotype(", "open('x'), Genotype("),
+        text.replace("range(2, 6)", "[4, 5]"),
+        text.replace("normal=", "recurrent="),
+        "Genotype(normal=open('x'), reduce=[])",
+        "Genotype(normal=[('sep_conv_3x3', '0')], reduce=[])",
+    ):
+        with pytest.raises(InvalidInput, match="expected"):
+            TINY.from_notation(wrong)
+
+
 def test_every_network_is_the_one_its_own_table_favours() -> None:
     for genes in sample(TINY.decisions, np.random.default_rng(1), 50):
         table = TINY.table(genes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from nas.core import registry
 from nas.core.arch import Arch
@@ -12,7 +13,7 @@ from nas.core.errors import InvalidInput, InvalidSpec, UnknownName
 from nas.core.events import Candidate
 from nas.core.layers import Conv2d
 from nas.core.ports import ImageShape
-from nas.core.references import reference_archs, reference_space
+from nas.core.references import named_genes, reference_archs, reference_space
 from nas.core.registry import build_space
 from nas.core.retraining import RetrainSpec
 from nas.core.spec import ReferenceSpec, SearchSpec, SpaceSpec, parse_spec
@@ -67,6 +68,23 @@ def test_a_spec_names_a_published_network() -> None:
     [(name, arch)] = reference_archs(spec, space).items()
     operations = [d.choices[gene] for d, gene in zip(space.decisions, arch.genes, strict=True)]
     assert (name, operations.count("nor_conv_3x3"), operations.count("skip_connect")) == ("ResNet", 2, 2)
+
+
+def test_a_spec_names_networks_as_papers_print_them() -> None:
+    cell = "|nor_conv_3x3~0|+|none~0|nor_conv_3x3~1|+|skip_connect~0|none~1|skip_connect~2|"
+    references = (ReferenceSpec(name="ours", network=cell), ReferenceSpec(name="ResNet"))
+    spec = SearchSpec(space=SpaceSpec(name="nas_bench_201", params={"preset": "small"}), references=references)
+    space = build_space(spec.space, ImageShape(3, 32, 32, 10))
+    assert list(reference_archs(spec, space)) == ["ours"]  # which is the residual block
+    assert named_genes(" 4,3, 0,1,0,2", space) == (4, 3, 0, 1, 0, 2)
+    for wrong, error in (("4,3,0,1,0,9", InvalidSpec), ("|none~0|", InvalidSpec), ("ResNext", UnknownName)):
+        with pytest.raises(error):
+            named_genes(wrong, space)
+    mobile = build_space(SearchSpec().space, ImageShape(1, 8, 8, 10))
+    with pytest.raises(InvalidSpec, match="have no notation"):
+        named_genes(cell, mobile)
+    with pytest.raises(ValidationError, match="got both"):
+        ReferenceSpec(name="a", genes=(0,), network=cell)
 
 
 def test_a_network_that_the_space_does_not_know_is_refused() -> None:

@@ -200,7 +200,7 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
 
 
 def test_epoch_reports_hold_temperatures_eigenvalues_and_scores(data: Dataset) -> None:
-    learning = begin(data, preset="gdas", probe_every=1, tune_epochs=0, batch_size=40)
+    learning = begin(data, preset="gdas", temperature_end=0.1, probe_every=1, tune_epochs=0, batch_size=40)
     readings = finish(learning)
     assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
     assert all({"entropy", "skip_share", "eigenvalue"} <= set(r.values) for r in readings)
@@ -375,6 +375,7 @@ def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch:
 def test_the_latency_loss_lowers_latency(data: Dataset) -> None:
     """With the bound well below what the relaxation would take, the multiplier rises and expected latency falls."""
     options: dict[str, Any] = {"epochs": 8, "alpha_lr": 0.1, "tune_epochs": 0, "batch_size": 40}
+    options |= {"alpha_warmup": 0, "partial": 1}
     learning = begin(data, preset="la_darts", latency_weight=1.0, **options)
     free = begin(data, **options)
     readings = finish(learning)
