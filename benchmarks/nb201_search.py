@@ -40,7 +40,7 @@ from search_spaces.nas_bench_201.space import NasBench201, build
 
 DATA_SETS = ("cifar10", "cifar100", "imagenet16")
 NAMES: tuple[str, ...] = get_args(Preset)
-DEVICE, QUANTILE = "raspi4", 0.5  # of the table; la_darts is bound to this quantile of its connected cells' latencies
+DEVICE, QUANTILE = "raspi4", 0.5  # of the table: the bound of presets with a latency term, over its connected cells
 DRAWS = 1000  # random searches
 
 
@@ -85,7 +85,7 @@ class CellTable:
 
     @property
     def bound_ms(self) -> float:
-        """The bound of la_darts."""
+        """The bound of presets with a latency term."""
         return float(np.quantile(self.latency_K[self.connected_K], QUANTILE))
 
 
@@ -279,7 +279,10 @@ def result(b: SearchBench, finished: FinishedRuns, names: Sequence[str], seeds: 
         for genes in [next(cells) for _ in range(b.setting.alone_cells)]:
             trained.append(finished.run(f"alone/{genes}", lambda g=genes: b.trained(g), describe))  # type: ignore[misc]
     within = [run for run in trained if run["latency_ms"] <= b.table.bound_ms]
-    presets = {name: summary(runs, within if name == "la_darts" else trained) for name, runs in runs_of.items()}
+    presets = {
+        name: summary(runs, within if options(name, b.setting).latency_weight else trained)
+        for name, runs in runs_of.items()
+    }
     repaired = [name for name in names if name not in (*PLAIN, *EXPERIMENTAL)]
     return {
         "accuracy": {name: p["mean"] for name, p in presets.items()},

@@ -36,8 +36,12 @@ class RestrictedSpace(SpaceWrapper):
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """By ``inner``, without excluded choices."""
-        genes: Genes = self.canonical(self.inner_relaxed.discretise(scores_EO)[None])[0]
+        genes: Genes = self.discretise_all(scores_EO[None])[0]
         return genes
+
+    def discretise_all(self, scores_NEO: Floats) -> Genes:
+        """By ``inner``, without excluded choices."""
+        return self.canonical(self.inner_relaxed.discretise_all(scores_NEO))
 
 
 def restricted(space: SearchSpace, excluded: Sequence[ExcludedChoice]) -> SearchSpace:

@@ -160,7 +160,7 @@ class SpaceWrapper:
 
     def discretise_all(self, scores_NEO: Floats) -> Genes:
         """By ``inner``."""
-        return self._relaxed.discretise_all(scores_NEO)
+        return self.inner_relaxed.discretise_all(scores_NEO)
 
     def table(self, genes_G: Genes) -> Floats:
         """By ``inner``."""

@@ -148,6 +148,7 @@ class FBNetSupernet(RelaxedSupernet):
         active_EO: torch.Tensor | None = None,
         edges_E: torch.Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes): every place is the sum of its blocks times its row of ``weights_EO``."""
         active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()

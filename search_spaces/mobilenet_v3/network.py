@@ -87,6 +87,7 @@ class MobileNetV3Supernet(RelaxedSupernet):
         active_EO: torch.Tensor | None = None,
         edges_E: torch.Tensor | None = None,
         partial: int = 1,
+        entangled: bool = False,
     ) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes): every block is mixed by its row of ``weights_EO``. The depth of a stage is that
         of a network drawn block by block: what blocks behind one of weight w for ``skip`` add to their input is scaled

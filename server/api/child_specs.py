@@ -54,7 +54,7 @@ def evaluation_spec(parent_id: str, spec: SearchSpec, body: ForkBody, genes: Seq
     networks = [",".join(map(str, network)) for network in genes]
     name = body.name if body.name is not None else f"{spec.name[:107]}, evaluated"
     assert body.space is not None
-    own = {
+    own: dict[str, object] = {
         "name": name,
         "space": body.space.model_dump(mode="json"),
         "supernet": None,
