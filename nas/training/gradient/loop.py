@@ -80,9 +80,9 @@ class GradientSearch:
         self.batches = Batches(data, pipeline, options, seed, _resolution(space))
         self.rates = rates(options, options.epochs * self.batches.per_epoch, space.partials)
         self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, self.rates.alpha_warmup))
-        self._targets: list[perturbation.Target] = []
+        self._targets: list[tuple[perturbation.Target, ...]] = []
         if options.selection == "perturbation":
-            self._targets = perturbation.targets(space.relaxation, rng(seed, Stream.SELECTION_ORDER))
+            self._targets = _targets(space, rng(seed, Stream.SELECTION_ORDER))
         self.kinds: list[EpochKind] = ["search"] * options.epochs
         self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
         self.kinds += ["tune"] * options.tune_epochs
@@ -160,7 +160,7 @@ class GradientSearch:
         held-out images, and no target must be decided twice."""
         self.batches.split(earlier_rng(self.seed, 5))
         if self._targets:
-            self._targets = perturbation.targets(self.space.relaxation, earlier_rng(self.seed, 6))
+            self._targets = _targets(self.space, earlier_rng(self.seed, 6))
 
     # Steps and epochs
 
@@ -214,7 +214,8 @@ class GradientSearch:
             if kind == "select":
                 due = min(due, (epoch - o.epochs) // o.select_epochs + 1)
         while self.progress.decided < due:
-            monitors.select_by_perturbation(self.model, self.batches, self._targets[self.progress.decided])
+            for target in self._targets[self.progress.decided]:
+                monitors.select_by_perturbation(self.model, self.batches, target)
             self.progress = replace(self.progress, decided=self.progress.decided + 1)
             self.model.begin_optimisers(self.progress.weight_decay)
         if kind is not None and kind != self.kinds[previous]:
@@ -314,6 +315,15 @@ def run_gradient_search(
         if epoch < len(search.kinds) and save_due():
             yield search.state(epoch, 0)
     yield search.state(epoch, 0)
+
+
+def _targets(space: RelaxedSpace, generator: np.random.Generator) -> list[tuple[perturbation.Target, ...]]:
+    """What selection by perturbation decides; edges that are in no cell are decided one after the other."""
+    names = [[edge.name for edge in cell.edges if edge.name] for cell in space.cells]
+    rows = [[space.relaxation.edges.index(name) for name in cell if name in space.relaxation.edges] for cell in names]
+    in_cells = {e for cell in rows for e in cell}
+    others = [e for e in range(len(space.relaxation.edges)) if e not in in_cells]
+    return perturbation.targets(space.relaxation, [*filter(None, (*rows, others))], generator)
 
 
 def _resolution(space: RelaxedSpace) -> int:

@@ -123,21 +123,29 @@ def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeight
 
 
 def select_by_perturbation(model: RelaxedModel, batches: Batches, target: perturbation.Target) -> None:
-    """Decide one edge or node by the held-out accuracy without each of its operations or edges; update the mask."""
-    plain = model.plain_weights()
-    trials = perturbation.trials(model.space.relaxation, model.mask, target)
-    scores = [
-        held_out_score(model, batches, plain.with_weights(perturbation.without(plain.weights_EO, trial)))
-        for trial in trials
-    ]
-    model.mask = perturbation.decide(model.mask, target, trials, scores, plain.weights_EO)
+    """Decide one edge or node by the held-out accuracy without each of its operations or edges; update the mask. A node
+    drops one edge after the other until its number of inputs is left."""
+    relaxation = model.space.relaxation
+    trials = perturbation.trials(relaxation, model.mask, target)
+    while trials and (target[0] == "edge" or len(trials) > (relaxation.inputs or 0)):
+        plain = model.plain_weights()
+        scores = [
+            held_out_score(model, batches, plain.with_weights(perturbation.without(plain.weights_EO, trial)))
+            for trial in trials
+        ]
+        model.mask = perturbation.decide(model.mask, target, trials, scores, plain.weights_EO)
+        if target[0] == "edge":
+            return
+        trials = perturbation.trials(relaxation, model.mask, target)
 
 
 def prune(model: RelaxedModel, progress: GradientProgress) -> tuple[GradientProgress, int]:
     """Remove weak operations; return the progress with the next pressure, and the number of removed operations. A
     relaxation that was stable until now adds its network to the series."""
     mask, genes_G = model.mask, model.discretised()
-    model.mask = survivors(operation_weights.sigmoid(model.alphas.detach(), mask), mask, model.space.relaxation.nodes)
+    relaxation = model.space.relaxation
+    strengths = operation_weights.sigmoid(model.alphas.detach(), mask)
+    model.mask = survivors(strengths, mask, relaxation.nodes, relaxation.inputs)
     removed = int(mask.sum() - model.mask.sum())
     genes = tuple(genes_G.tolist())
     series = progress.series

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -25,14 +26,21 @@ class AccuracyAndLoss:
 Target = tuple[str, int]  # ("edge", row) or ("node", node)
 
 
-def targets(relaxation: Relaxation, rng: np.random.Generator) -> list[Target]:
-    """Everything to decide: the operation of every edge in random order; then, where nodes have a number of inputs, one
-    edge to drop at a time, in random order."""
-    edges: list[Target] = [("edge", int(e)) for e in rng.permutation(len(relaxation.edges))]
-    if relaxation.inputs is None:
-        return edges
-    spare = [n for n in dict.fromkeys(relaxation.nodes) for _ in range(relaxation.nodes.count(n) - relaxation.inputs)]
-    return [*edges, *(("node", int(spare[i])) for i in rng.permutation(len(spare)))]
+def targets(
+    relaxation: Relaxation, edges_by_cell: Sequence[Sequence[int]], rng: np.random.Generator
+) -> list[tuple[Target, ...]]:
+    """Everything to decide, in rounds that are each followed by training: the operation of an edge of every cell, in
+    random order; then, where nodes have a number of inputs, the edges into a node of every cell, in random order. In
+    the cells of DARTS these are the paper's 14 + 3 rounds, one edge or node of either cell at a time."""
+    by_cell: list[list[Target]] = []
+    for rows in edges_by_cell:
+        of_cell: list[Target] = [("edge", int(rows[i])) for i in rng.permutation(len(rows))]
+        if relaxation.inputs is not None:
+            ends = [relaxation.nodes[e] for e in rows]
+            spare = [n for n in dict.fromkeys(ends) if ends.count(n) > relaxation.inputs]
+            of_cell += [("node", int(spare[i])) for i in rng.permutation(len(spare))]
+        by_cell.append(of_cell)
+    return [tuple(t for t in together if t is not None) for together in zip_longest(*by_cell)]
 
 
 def trials(relaxation: Relaxation, mask_EO: torch.Tensor, target: Target) -> list[tuple[int, int | None]]:

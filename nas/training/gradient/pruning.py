@@ -32,18 +32,33 @@ def penalty(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], costs_E
     return (terms * mask_EO).sum()
 
 
-def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int]) -> Tensor:
-    """The mask after an epoch's deaths. The strongest operation of all never dies, so that the mask is never empty."""
+def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], inputs: int | None = None) -> Tensor:
+    """The mask after an epoch's deaths. The strongest operation of all never dies, so that the mask is never empty, nor
+    do the strongest operations of as many edges into a node as networks have (``inputs``): what is read off the
+    relaxation has survived."""
     r = shares(strengths_EO * mask_EO, nodes)
     dead = mask_EO & (r <= SURELY)
     weak = torch.where(mask_EO & ~dead & (r <= MAYBE), r, torch.inf).flatten()
     for i in weak.argsort(stable=True)[:WEAKEST].tolist():
         if weak[i] < torch.inf:
             dead.view(-1)[i] = True
+    if inputs is not None:
+        dead &= ~_needed(strengths_EO * mask_EO, nodes, inputs)
     alive_EO = mask_EO & ~dead
     if not bool(alive_EO.any()):
         alive_EO.view(-1)[int((strengths_EO * mask_EO).argmax())] = True
     return alive_EO
+
+
+def _needed(strengths_EO: Tensor, nodes: Sequence[int], inputs: int) -> Tensor:
+    """The strongest operation of each of the strongest edges into every node, a bool table."""
+    best_E, column_E = strengths_EO.max(dim=1)
+    needed = torch.zeros_like(strengths_EO, dtype=torch.bool)
+    for node in dict.fromkeys(nodes):
+        rows = torch.tensor([e for e, n in enumerate(nodes) if n == node], device=strengths_EO.device)
+        strongest = rows[best_E[rows].argsort(descending=True, stable=True)[:inputs]]
+        needed[strongest, column_E[strongest]] = True
+    return needed
 
 
 @dataclass(frozen=True)

@@ -388,17 +388,44 @@ def test_a_node_drops_the_edge_it_misses_least_until_two_are_left() -> None:
         inputs=2,
     )
     mask = torch.ones(4, 2, dtype=torch.bool)
-    order = perturbation.targets(relaxation, np.random.default_rng(0))
+    order = [target for (target,) in perturbation.targets(relaxation, [range(4)], np.random.default_rng(0))]
     assert sorted(order[:4]) == [("edge", e) for e in range(4)]
-    assert order[4:] == [("node", 5), ("node", 5)]
+    assert order[4:] == [("node", 5)]
     trials_of_edge = perturbation.trials(relaxation, mask, order[4])
     scores = [AccuracyAndLoss(a, 1.0) for a in (70.0, 60.0, 65.0, 72.0)]
     mask = perturbation.decide(mask, order[4], trials_of_edge, scores, torch.ones(4, 2))
     assert mask.any(1).tolist() == [True, True, True, False]
-    trials_of_edge = perturbation.trials(relaxation, mask, order[5])
+    trials_of_edge = perturbation.trials(relaxation, mask, order[4])
     assert [e for e, _ in trials_of_edge] == [0, 1, 2]
-    mask = perturbation.decide(mask, order[5], trials_of_edge, scores[:3], torch.ones(4, 2))
+    mask = perturbation.decide(mask, order[4], trials_of_edge, scores[:3], torch.ones(4, 2))
     assert mask.any(1).tolist() == [False, True, True, False]
+
+
+def test_cells_are_decided_side_by_side_in_the_rounds_of_the_paper() -> None:
+    """DARTS-PT on the cells of DARTS: 14 rounds of an edge of either cell, then 3 of a node of either."""
+    space = darts_cell.build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+    rounds = perturbation.targets(space.relaxation, [range(14), range(14, 28)], np.random.default_rng(0))
+    assert len(rounds) == 14 + 3
+    assert all([kind for kind, _ in targets] == ["edge", "edge"] for targets in rounds[:14])
+    assert {where for targets in rounds[:14] for _, where in targets} == set(range(28))
+    assert all(a < 14 <= b for (_, a), (_, b) in rounds[:14])
+    assert all([kind for kind, _ in targets] == ["node", "node"] for targets in rounds[14:])
+    assert len({where for targets in rounds[14:] for _, where in targets}) == 6
+
+
+def test_what_is_read_off_a_pruned_relaxation_has_survived() -> None:
+    """However weak: two edges into each node of a DARTS cell keep their strongest operation."""
+    space = darts_cell.build({"preset": "digits"}, ImageShape(1, 8, 8, 10))
+    nodes, inputs = space.relaxation.nodes, space.relaxation.inputs
+    mask = torch.ones(space.relaxation.shape, dtype=torch.bool)
+    mask[:, space.relaxation.none] = False
+    strengths = torch.rand(space.relaxation.shape, generator=torch.Generator().manual_seed(0)) * 1e-3
+    strengths[0, SKIP] = 1.0  # the node's other edges are weak beside it
+    for _ in range(12):
+        mask = survivors(strengths, mask, nodes, inputs)
+        chosen = torch.from_numpy(space.table(space.discretise((strengths * mask).double().numpy()))) > 0
+        assert bool((chosen <= mask).all())
+    assert bool(mask[nodes.index(nodes[0]) + 1].any())
 
 
 def test_taking_away_raises_nothing_else() -> None:
