@@ -146,7 +146,7 @@ class SearchBench:
             **self._cell(genes),
             "steps": steps,
             "seconds": time.process_time() - start_s,
-            "rates": {**vars(learning.rates)},
+            "rates": learning.rates.as_record(),
             "signs": list(learning.signs),
             "warnings": warnings,
             "entropy": [round(r.values["entropy"], 4) for r in readings],

@@ -47,10 +47,10 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
             "retrain: strategy zero_cost trains no supernet, and a proxy is no accuracy: expected `retrain`, which "
             "trains the networks that it finds, such as {networks: 4, epochs: 30}; got none"
         )
-    _given(parse_spec(ZeroCostParams, spec.strategy.params), space)
+    _named_genes(parse_spec(ZeroCostParams, spec.strategy.params), space)
 
 
-def _given(params: ZeroCostParams, space: SearchSpace) -> tuple[tuple[int, ...], ...]:
+def _named_genes(params: ZeroCostParams, space: SearchSpace) -> tuple[tuple[int, ...], ...]:
     """The genes of the given networks. Raises InvalidSpec and UnknownName as ``named_genes``."""
     return tuple(named_genes(text, space) for text in params.networks)
 
@@ -63,7 +63,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
-    from nas.stages.given import GivenNetworksStage
+    from nas.stages.named_networks import NamedNetworksStage
     from nas.stages.proxies import ProxyStage
 
     check(problem.spec, problem.space)
@@ -71,8 +71,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     images = min(params.images, len(problem.data.train))
     proxies = ProxyStage(tuple(params.proxies), True, params.sampled, images)
     explore: Stage = ExploreStage(explorer=params.explorer, proxies=proxies)
-    if given := _given(params, problem.space):
-        explore = GivenNetworksStage(given, proxies)
+    if networks := _named_genes(params, problem.space):
+        explore = NamedNetworksStage(networks, proxies)
     return (EstimateStage(), proxies, explore, *closing_stages(problem.spec))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,5 +47,5 @@ class Weights(TypedDict, total=False):
     weight_optimiser: OptimiserState
     alpha_optimiser: OptimiserState
     progress: Mapping[str, object]
-    rates: Mapping[str, Any]
+    rates: Mapping[str, float]
     entangled: bool

@@ -54,10 +54,10 @@ def run(folder: Path, p: Problem, events: Sequence[Event] = ()) -> Iterator[Even
 
 def test_found_cells_become_networks_of_another_size(tmp_path: Path) -> None:
     """Cells, as genes and as papers print them, are trained from scratch as networks of three times the channels."""
-    given = {"networks": ["4,1,0,4,0,1", "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"]}
+    named = {"networks": ["4,1,0,4,0,1", "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"]}
     larger = {
         "space": SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 12}),
-        "strategy": Strategy(name="zero_cost", params={"sampled": 12, "images": 8, **given}),
+        "strategy": Strategy(name="zero_cost", params={"sampled": 12, "images": 8, **named}),
     }
     p = problem(SPEC.model_copy(update=larger))
     state = fold_all(run(tmp_path, p))

@@ -137,11 +137,11 @@ class GradientSearch:
     def state(self, epoch: int, step: int) -> TrainState:
         """The state to resume from at a position, in tensors and plain values."""
         progress = self.progress.as_record()
-        return TrainState(epoch, step, {**self.model.tensors(), "progress": progress, "rates": {**vars(self.rates)}})
+        return TrainState(epoch, step, {**self.model.tensors(), "progress": progress, "rates": self.rates.as_record()})
 
     def restore(self, state: Weights) -> None:
         """Restore a state made by ``state``, or by versions without ``progress`` or ``rates``."""
-        self._use_rates(Rates(**state["rates"]) if "rates" in state else published_rates(self.options))
+        self._use_rates(Rates.from_record(state["rates"]) if "rates" in state else published_rates(self.options))
         if "progress" in state:
             self.progress = GradientProgress.from_record(state["progress"])
         else:
@@ -322,8 +322,8 @@ def _targets(space: RelaxedSpace, generator: np.random.Generator) -> list[tuple[
     names = [[edge.name for edge in cell.edges if edge.name] for cell in space.cells]
     rows = [[space.relaxation.edges.index(name) for name in cell if name in space.relaxation.edges] for cell in names]
     in_cells = {e for cell in rows for e in cell}
-    others = [e for e in range(len(space.relaxation.edges)) if e not in in_cells]
-    return perturbation.targets(space.relaxation, [*filter(None, (*rows, others))], generator)
+    outside_cells = [e for e in range(len(space.relaxation.edges)) if e not in in_cells]
+    return perturbation.targets(space.relaxation, [*filter(None, (*rows, outside_cells))], generator)
 
 
 def _resolution(space: RelaxedSpace) -> int:

@@ -9,8 +9,8 @@ temperatures do not sink to where rows freeze at random. ``benchmarks.nb201_sear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from nas.training.gradient.early_stopping import PUBLISHED_EPOCHS, can_stop, scaled
 from nas.training.gradient.options import PLAIN, PRESETS, DartsParams
@@ -34,6 +34,17 @@ class Rates:
     temperature_end: float
     all_paths: bool
 
+    def as_record(self) -> dict[str, float]:
+        """By name, as numbers."""
+        return {name: float(value) for name, value in vars(self).items()}
+
+    @staticmethod
+    def from_record(record: Mapping[str, float]) -> Rates:
+        """Inverse of ``as_record``."""
+        lr, lr_end, alpha_lr, temperature_end = (record[n] for n in ("lr", "lr_end", "alpha_lr", "temperature_end"))
+        alpha_warmup, partial = int(record["alpha_warmup"]), int(record["partial"])
+        return Rates(lr, lr_end, alpha_lr, alpha_warmup, partial, temperature_end, bool(record["all_paths"]))
+
 
 DARTS = Rates(0.025, 0.001, 3e-4, 0, 1, 1.0, False)
 SHORT = Rates(0.1, 0.0, 6e-4, 15, 4, 0.3, True)  # ``alpha_warmup`` in epochs of 50
@@ -41,46 +52,46 @@ SHORT = Rates(0.1, 0.0, 6e-4, 15, 4, 0.3, True)  # ``alpha_warmup`` in epochs of
 
 def published_rates(options: DartsParams) -> Rates:
     """Those of the spec, else of the preset, else of DARTS, however few steps there are."""
-    given = _given(options)
+    fixed = _specified(options)
     return Rates(
-        lr=float(given.get("lr", DARTS.lr)),
-        lr_end=float(given.get("lr_end", min(DARTS.lr_end, float(given.get("lr", DARTS.lr))))),
-        alpha_lr=float(given.get("alpha_lr", DARTS.alpha_lr)),
-        alpha_warmup=int(given.get("alpha_warmup", DARTS.alpha_warmup)),
-        partial=int(given.get("partial", DARTS.partial)),
-        temperature_end=float(given.get("temperature_end", DARTS.temperature_end)),
-        all_paths=bool(given.get("all_paths", DARTS.all_paths)),
+        lr=float(fixed.get("lr", DARTS.lr)),
+        lr_end=float(fixed.get("lr_end", min(DARTS.lr_end, float(fixed.get("lr", DARTS.lr))))),
+        alpha_lr=float(fixed.get("alpha_lr", DARTS.alpha_lr)),
+        alpha_warmup=int(fixed.get("alpha_warmup", DARTS.alpha_warmup)),
+        partial=int(fixed.get("partial", DARTS.partial)),
+        temperature_end=float(fixed.get("temperature_end", DARTS.temperature_end)),
+        all_paths=bool(fixed.get("all_paths", DARTS.all_paths)),
     )
 
 
 def rates(options: DartsParams, steps: int, partials: Sequence[int]) -> Rates:
     """Those of a search of ``steps`` steps in a space whose channels divide into ``partials``. What the spec says is
     taken as it is."""
-    published, given = published_rates(options), _given(options)
+    published, fixed = published_rates(options), _specified(options)
     if steps >= SHORT_STEPS:
-        chosen = published
+        result = published
     else:
         mixes_partially = options.preset not in PLAIN and not options.prune and not options.entangled
-        partial = int(given.get("partial", max(k for k in partials if k <= SHORT.partial) if mixes_partially else 1))
+        partial = int(fixed.get("partial", max(k for k in partials if k <= SHORT.partial) if mixes_partially else 1))
         moves = options.temperature != "constant"
-        drawn = options.relaxation == "gumbel_hard"
-        lr = float(given.get("lr", SHORT.lr))
-        chosen = Rates(
+        draws = options.relaxation == "gumbel_hard"
+        lr = float(fixed.get("lr", SHORT.lr))
+        result = Rates(
             lr=lr,
-            lr_end=float(given.get("lr_end", SHORT.lr_end if partial > 1 else min(lr, DARTS.lr_end))),
-            alpha_lr=float(given.get("alpha_lr", SHORT.alpha_lr if partial > 1 else DARTS.alpha_lr)),
-            alpha_warmup=int(given.get("alpha_warmup", _warmup(options))),
+            lr_end=float(fixed.get("lr_end", SHORT.lr_end if partial > 1 else min(lr, DARTS.lr_end))),
+            alpha_lr=float(fixed.get("alpha_lr", SHORT.alpha_lr if partial > 1 else DARTS.alpha_lr)),
+            alpha_warmup=int(fixed.get("alpha_warmup", _warmup(options))),
             partial=partial,
             temperature_end=_least_temperature(options, published.temperature_end) if moves else 1.0,
-            all_paths=drawn if options.all_paths is None else options.all_paths,
+            all_paths=draws if options.all_paths is None else options.all_paths,
         )
     if options.alpha_lr is not None or options.alpha_optimiser == "sgd":
-        return chosen
+        return result
     speed = min(MAX_SPEED, max(1.0, PUBLISHED_STEPS / steps))
-    return Rates(**{**vars(chosen), "alpha_lr": chosen.alpha_lr * speed})
+    return replace(result, alpha_lr=result.alpha_lr * speed)
 
 
-def _given(options: DartsParams) -> dict[str, float | bool]:
+def _specified(options: DartsParams) -> dict[str, float | bool]:
     """By the spec, or else by the preset, whose counts of epochs scale."""
     values: dict[str, float | bool] = {}
     for name in vars(DARTS):

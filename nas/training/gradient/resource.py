@@ -56,8 +56,8 @@ def _variants(scores_SEO: Floats) -> Floats:
         rows_SEOO, np.broadcast_to(column_1_1O1, own_SEO1.shape), np.broadcast_to(best_SE11, own_SEO1.shape), axis=3
     )
     out = np.repeat(scores_SEO[:, None, None], edges, axis=1).repeat(operations, axis=2)
-    each = np.arange(edges)
-    out[:, each, :, each] = rows_SEOO.transpose(1, 0, 2, 3)
+    edge_E = np.arange(edges)
+    out[:, edge_E, :, edge_E] = rows_SEOO.transpose(1, 0, 2, 3)
     return out.reshape(samples, edges * operations, edges, operations)
 
 

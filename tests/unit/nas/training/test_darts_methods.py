@@ -98,7 +98,7 @@ def test_the_exact_second_order_is_that_of_the_unrolled_step() -> None:
     def loss(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(net.mix(images, alphas.softmax(1)), labels)
 
-    (ours,) = second_order(lambda: loss(x, y), lambda: loss(x_val, y_val), weights, [alphas], lr=0.5, exact=True)
+    (exact,) = second_order(lambda: loss(x, y), lambda: loss(x_val, y_val), weights, [alphas], lr=0.5, exact=True)
     gradients = torch.autograd.grad(loss(x, y), weights, create_graph=True, allow_unused=True)
     ahead = {n: w if g is None else w - 0.5 * g for n, w, g in zip(names, weights, gradients, strict=True)}
 
@@ -113,7 +113,7 @@ def test_the_exact_second_order_is_that_of_the_unrolled_step() -> None:
 
     logits = torch.func.functional_call(Mix(), {f"net.{n}": w for n, w in ahead.items()}, (x_val,))
     (expected,) = torch.autograd.grad(torch.nn.functional.cross_entropy(logits, y_val), alphas)
-    torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(exact, expected, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize(("eta", "end"), [(0.5, 1.0), (0.0, 2.0)])
@@ -187,11 +187,11 @@ def test_dirichlet_weights_have_the_right_mean_and_gradient() -> None:
     torch.testing.assert_close(gradient.sum(0), exact[0], atol=0.01, rtol=0)
     assert float(exact[0, 0]) > 0
     zero = torch.zeros(1, 4)
-    some = torch.tensor([[True, True, False, True]])
-    torch.testing.assert_close(operation_weights.dirichlet_mean(zero, some), torch.tensor([[1.0, 1.0, 0.0, 1.0]]) / 3)
-    assert float(operation_weights.anchor_distance(zero, some)) == pytest.approx(0.0, abs=1e-5)
-    assert torch.equal(operation_weights.dirichlet(zero, some, 5), operation_weights.dirichlet(zero, some, 5))
-    assert float(operation_weights.dirichlet(zero, some, 5)[0, 2]) == 0.0
+    alive = torch.tensor([[True, True, False, True]])
+    torch.testing.assert_close(operation_weights.dirichlet_mean(zero, alive), torch.tensor([[1.0, 1.0, 0.0, 1.0]]) / 3)
+    assert float(operation_weights.anchor_distance(zero, alive)) == pytest.approx(0.0, abs=1e-5)
+    assert torch.equal(operation_weights.dirichlet(zero, alive, 5), operation_weights.dirichlet(zero, alive, 5))
+    assert float(operation_weights.dirichlet(zero, alive, 5)[0, 2]) == 0.0
 
 
 def test_beta_decay_lowers_each_logit_by_its_weight() -> None:
@@ -423,8 +423,8 @@ def test_what_is_read_off_a_pruned_relaxation_has_survived() -> None:
     strengths[0, SKIP] = 1.0  # the node's other edges are weak beside it
     for _ in range(12):
         mask = survivors(strengths, mask, nodes, inputs)
-        chosen = torch.from_numpy(space.table(space.discretise((strengths * mask).double().numpy()))) > 0
-        assert bool((chosen <= mask).all())
+        network_table = torch.from_numpy(space.table(space.discretise((strengths * mask).double().numpy()))) > 0
+        assert bool((network_table <= mask).all())
     assert bool(mask[nodes.index(nodes[0]) + 1].any())
 
 
@@ -684,17 +684,17 @@ def test_rates_follow_the_steps_unless_the_spec_says_otherwise(preset: str) -> N
     assert as_published == published_rates(options)
     assert rates(options, 10 * PUBLISHED_STEPS, (1, 2, 4, 8)) == as_published
     short = rates(options, 300, (1, 2, 4, 8))
-    whole = preset in PLAIN or options.prune or options.entangled
-    assert short.partial == (1 if whole else 4)
+    unmixed = preset in PLAIN or options.prune or options.entangled
+    assert short.partial == (1 if unmixed else 4)
     narrow = 4 if "partial" in PRESETS[preset] else 2  # what a preset names is not replaced, but refused
-    assert rates(options, 300, (1, 2)).partial == (1 if whole else narrow)
+    assert rates(options, 300, (1, 2)).partial == (1 if unmixed else narrow)
     assert 0 < short.alpha_warmup <= 6
     assert short.temperature_end == (1.0 if options.temperature == "constant" else 0.3)
     longer = rates(options, SHORT_STEPS, (1, 2, 4, 8))
     assert (longer.lr, longer.partial) == (as_published.lr, as_published.partial)
     explicit = {"lr": 0.02, "lr_end": 0.01, "alpha_lr": 0.5, "alpha_warmup": 1}
-    said = rates(DartsParams.model_validate({"preset": preset, "epochs": 20, **explicit}), 300, (1, 2, 4, 8))
-    assert {name: getattr(said, name) for name in explicit} == explicit
+    explicit_rates = rates(DartsParams.model_validate({"preset": preset, "epochs": 20, **explicit}), 300, (1, 2, 4, 8))
+    assert {name: getattr(explicit_rates, name) for name in explicit} == explicit
 
 
 def test_logits_can_move_as_far_in_few_steps() -> None:

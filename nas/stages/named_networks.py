@@ -20,7 +20,7 @@ from nas.stages.results import ExploreResult
 
 
 @dataclass(frozen=True)
-class GivenNetworksStage:
+class NamedNetworksStage:
     """Scores the given networks by the ``proxies`` of the stage before, which decide what is trained if not all are.
     There is no random baseline: nothing was searched."""
 
