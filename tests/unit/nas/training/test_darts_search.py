@@ -200,7 +200,9 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
 
 
 def test_epoch_reports_hold_temperatures_eigenvalues_and_scores(data: Dataset) -> None:
-    learning = begin(data, preset="gdas", temperature_end=0.1, probe_every=1, tune_epochs=0, batch_size=40)
+    learning = begin(
+        data, preset="gdas", temperature_end=0.1, alpha_warmup=0, probe_every=1, tune_epochs=0, batch_size=40
+    )
     readings = finish(learning)
     assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
     assert all({"entropy", "skip_share", "eigenvalue"} <= set(r.values) for r in readings)
