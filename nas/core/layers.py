@@ -17,7 +17,7 @@ from nas.core.layer_base import Activation as Activation
 from nas.core.layer_base import LayerBase as LayerBase
 from nas.core.layer_base import MapShape as MapShape
 from nas.core.operators import GraphOperator, UnaryOp
-from nas.core.token_layers import PatchEmbedding, TokenLayer
+from nas.core.token_layers import MapToTokens, PatchEmbedding, TokenLayer
 
 Normalisation = Literal["affine", "plain"]  # batch norm with and without scale and shift
 
@@ -370,6 +370,7 @@ Layer: TypeAlias = (
     | ChannelShuffle
     | Concat
     | PatchEmbedding
+    | MapToTokens
     | TokenLayer
     | OperatorLayer
     | CustomLayer

@@ -162,4 +162,38 @@ class TokenPool(LayerBase):
         return self.in_shape[0], 1, 1
 
 
-TokenLayer: TypeAlias = LayerNorm | TokenLinear | Attention | TokenPool
+@dataclass(frozen=True)
+class MapToTokens(LayerBase):
+    """The pixels of a map as tokens."""
+
+    op = "transpose"
+    detail = "map to tokens"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels, pixels, 1)."""
+        channels, height, width = self.in_shape
+        return channels, height * width, 1
+
+
+@dataclass(frozen=True)
+class TokensToMap(LayerBase):
+    """Tokens as the pixels of a map of ``height`` rows."""
+
+    height: int
+
+    op = "transpose"
+
+    @cached_property
+    def detail(self) -> str:
+        """Text such as ``tokens to map of 8 rows``."""
+        return f"tokens to map of {self.height} rows"
+
+    @cached_property
+    def out_shape(self) -> MapShape:
+        """(channels, height, tokens / height)."""
+        channels, tokens, _ = self.in_shape
+        return channels, self.height, tokens // self.height
+
+
+TokenLayer: TypeAlias = LayerNorm | TokenLinear | Attention | TokenPool | TokensToMap

@@ -30,7 +30,7 @@ from nas.core.layers import (
     SqueezeExcite,
 )
 from nas.core.network import Add, Network, NetworkNode, Relu, Zeros
-from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLinear, TokenPool
+from nas.core.token_layers import Attention, LayerNorm, MapToTokens, PatchEmbedding, TokenLinear, TokenPool, TokensToMap
 from nas.spaces.token_graph import lower_gelu, lower_patches, lower_tokens
 
 
@@ -161,7 +161,9 @@ class _Builder:
                 return self._add("Mul", [x], size, 1)
             case PatchEmbedding():
                 return lower_patches(self._add, node, x)
-            case LayerNorm() | TokenLinear() | Attention() | TokenPool():
+            case MapToTokens():
+                return self._add("Transpose", [self._add("Reshape", [x], size)], size)
+            case LayerNorm() | TokenLinear() | Attention() | TokenPool() | TokensToMap():
                 y = lower_tokens(self._add, node, x)
                 residual = node.residual if isinstance(node, TokenLinear) else None
                 return y if residual is None else self._add("Add", [self.value_of[residual], y], size)

@@ -31,9 +31,18 @@ from nas.core.layers import (
     SqueezeExcite,
 )
 from nas.core.operators import UnaryOp
-from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLayer, TokenLinear, TokenPool
+from nas.core.token_layers import (
+    Attention,
+    LayerNorm,
+    MapToTokens,
+    PatchEmbedding,
+    TokenLayer,
+    TokenLinear,
+    TokenPool,
+    TokensToMap,
+)
 from nas.spaces.operator_onnx import OWN_WEIGHTS, add_activation, add_layer
-from nas.spaces.token_onnx import add_patches, add_tokens
+from nas.spaces.token_onnx import add_map_to_tokens, add_patches, add_tokens
 
 OPSET, IR_VERSION = 17, 8  # those of the models of whole networks
 
@@ -52,12 +61,14 @@ def layer_to_onnx(layer: Layer) -> bytes:
     """
     if isinstance(layer, OperatorLayer):
         return _operator_to_onnx(layer)
-    if isinstance(layer, LayerNorm | TokenLinear | Attention | TokenPool):
+    if isinstance(layer, LayerNorm | TokenLinear | Attention | TokenPool | TokensToMap):
         return _tokens_to_onnx(layer)
     model = _Model(layer.in_shape)
     match layer:
         case PatchEmbedding():
             add_patches(model, layer)
+        case MapToTokens():
+            add_map_to_tokens(model, layer)
         case Conv2d():
             model.convolve(
                 layer.in_shape[0],

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from math import prod
 from typing import Protocol, assert_never
 
-from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLayer, TokenLinear, TokenPool
+from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLayer, TokenLinear, TokenPool, TokensToMap
 
 
 class AddOperator(Protocol):
@@ -43,6 +43,8 @@ def lower_tokens(add: AddOperator, layer: TokenLayer, x: int) -> int:
             return _attend(add, layer, x)
         case TokenPool(mode=mode):
             return add("Gather" if mode == "class" else "ReduceMean", [x], size)
+        case TokensToMap():
+            return add("Reshape", [add("Transpose", [x], size)], size)
         case _:
             assert_never(layer)
 

@@ -6,7 +6,16 @@ from typing import Protocol, assert_never
 
 import numpy as np
 
-from nas.core.token_layers import Attention, LayerNorm, PatchEmbedding, TokenLayer, TokenLinear, TokenPool
+from nas.core.token_layers import (
+    Attention,
+    LayerNorm,
+    MapToTokens,
+    PatchEmbedding,
+    TokenLayer,
+    TokenLinear,
+    TokenPool,
+    TokensToMap,
+)
 from nas.spaces.operator_onnx import LayerModel
 
 
@@ -30,6 +39,12 @@ def add_patches(model: LayerModel, layer: PatchEmbedding) -> None:
     model.add("Add", model.weights(1, layer.out_shape[1], layer.out_channels))
 
 
+def add_map_to_tokens(model: LayerModel, layer: MapToTokens) -> None:
+    """Append the pixels of a map as tokens."""
+    _reshape(model, -1, *layer.out_shape[:2])
+    model.add("Transpose", perm=[0, 2, 1])
+
+
 def add_tokens(model: MultiOutputModel, layer: TokenLayer) -> None:
     """Append a layer that reads tokens, but for its activation and its sum with another layer."""
     channels = layer.in_shape[0]
@@ -45,6 +60,9 @@ def add_tokens(model: MultiOutputModel, layer: TokenLayer) -> None:
             model.add("Gather", model.constant(np.array(0, dtype=np.int64)), axis=1)
         case TokenPool():
             model.add("ReduceMean", axes=[1], keepdims=0)
+        case TokensToMap():
+            model.add("Transpose", perm=[0, 2, 1])
+            _reshape(model, -1, *layer.out_shape)
         case _:
             assert_never(layer)
 

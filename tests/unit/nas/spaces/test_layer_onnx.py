@@ -15,7 +15,7 @@ from nas.core.arch import as_archs, sample
 from nas.core.errors import InvalidInput
 from nas.core.layers import INPUT, ChannelShuffle, Conv2d, CustomLayer, Layer, Skip
 from nas.core.ports import ImageShape
-from nas.core.token_layers import PatchEmbedding, TokenLayer, TokenLinear
+from nas.core.token_layers import MapToTokens, PatchEmbedding, TokenLayer, TokenLinear, TokensToMap
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.layer_lut import FREE, distinct_layers
 from search_spaces.layers import channel_shuffle
@@ -23,6 +23,7 @@ from search_spaces.layers import channel_shuffle
 SPACES = [
     ("elastic_vit", "digits"),
     ("elastic_vit", "deit-tiny"),
+    ("hybrid", "digits"),
     ("mobilenet_v3", "digits"),
     ("mobilenet_v3", "cifar"),
     ("nas_bench_201", "digits"),
@@ -63,7 +64,8 @@ def test_every_layer_of_our_spaces_is_a_model_of_its_shape_weights_and_work(name
         checked.add(kind)
         model = layer_to_onnx(layer)
         [shape] = run(model)
-        channels = shape[-1] if isinstance(layer, PatchEmbedding | TokenLayer) else shape[1]
+        has_tokens = isinstance(layer, PatchEmbedding | MapToTokens | TokenLayer) and not isinstance(layer, TokensToMap)
+        channels = shape[-1] if has_tokens else shape[1]
         assert (channels, prod(shape[1:])) == (layer.out_shape[0], prod(layer.out_shape)), layer
         weights = onnx.load_model_from_string(model).graph.initializer
         kernels = [w for w in weights if len(w.dims) in (2, 4)]
