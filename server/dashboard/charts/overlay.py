@@ -27,13 +27,14 @@ _LINES = ("solid", "dashed", "dotted")
 
 def overlaid_fronts(searches: Sequence[SearchSchema], fronts: Sequence[FrontSchema]) -> Options:
     """The members of each front over the first cost that all fronts have (``common_metrics`` says whether there is
-    one), joined where no other member of it beats them on these axes."""
+    one), joined where no other member of it beats them on these axes. Searches of several precisions have theirs beside
+    their names."""
     shared = next(o.objective for o in fronts[0].costs if all(o.metric in {c.metric for c in f.costs} for f in fronts))
     axes = chart_axes(fronts[0], fronts[0].members, ChartSettings(x_objective=shared))
     x, y = axes.x, axes.y
     series = [
-        _front(i, s, envelope(f.members, x, y), x.metric, y.metric)
-        for i, (s, f) in enumerate(zip(searches, fronts, strict=True))
+        _front(i, name, s.id, envelope(f.members, x, y), x.metric, y.metric)
+        for i, (name, s, f) in enumerate(zip(names_with_precision(searches), searches, fronts, strict=True))
     ]
     points = [datum["value"] for s in series for datum in s["data"]]
     ceiling = 100.0 if y.goal == "max" and y.unit == "%" else float("inf")
@@ -53,13 +54,13 @@ def overlaid_hypervolumes(searches: Sequence[SearchSchema]) -> Options:
     series = [
         _line(
             f"hypervolume.{i}",
-            search.name,
+            name,
             i,
             [
                 {
                     "value": [h.evaluations, h.search],
                     "tip": tooltip_html(
-                        search.name,
+                        name,
                         [("Evaluations", formatting.count(h.evaluations)), ("Hypervolume", formatting.share(h.search))],
                     ),
                 }
@@ -67,7 +68,7 @@ def overlaid_hypervolumes(searches: Sequence[SearchSchema]) -> Options:
                 if h.device is None or h.device == search.spec.device
             ],
         )
-        for i, search in enumerate(searches)
+        for i, (name, search) in enumerate(zip(names_with_precision(searches), searches, strict=True))
     ]
     points = [datum["value"] for s in series for datum in s["data"]]
     y_axis = value_axis("Hypervolume (estimated)", [p[1] for p in points], floor=0.0, ceiling=1.0, gap=44)
@@ -83,20 +84,27 @@ def overlaid_hypervolumes(searches: Sequence[SearchSchema]) -> Options:
     }
 
 
-def _front(number: int, search: SearchSchema, members: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
+def names_with_precision(searches: Sequence[SearchSchema]) -> list[str]:
+    """The names of searches, with the precision of each where they have several."""
+    if len({search.spec.precision for search in searches}) < 2:
+        return [search.name for search in searches]
+    return [f"{search.name} ({search.spec.precision})" for search in searches]
+
+
+def _front(number: int, name: str, search_id: str, members: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
     data = [
         {
             "value": [c.metrics[xm].value, c.metrics[ym].value],
             "arch": c.arch,
-            "search": search.id,
+            "search": search_id,
             "tip": tooltip_html(
-                f"{search.name}: {c.arch} · {c.status}",
-                [(formatting.label(name), formatting.metric(c.metrics, name)) for name in (ym, xm)],
+                f"{name}: {c.arch} · {c.status}",
+                [(formatting.label(metric), formatting.metric(c.metrics, metric)) for metric in (ym, xm)],
             ),
         }
         for c in members
     ]
-    return _line(f"front.{number}", search.name, number, data) | {"step": "end"}
+    return _line(f"front.{number}", name, number, data) | {"step": "end"}
 
 
 def _line(series_id: str, name: str, number: int, data: list[Options]) -> Series:

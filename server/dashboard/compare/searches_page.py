@@ -103,6 +103,12 @@ def _draw_fronts(searches: Sequence[SearchSchema], fronts: Sequence[FrontSchema]
     devices = dict.fromkeys(front.device or "the worst case of a fleet" for front in fronts)
     if len(devices) > 1:
         text(f"Latencies are on different devices: {', '.join(devices)}.", "small strong")
+    if len({search.spec.precision for search in searches}) > 1:
+        text(
+            "Latency and quality are those of the models of each search's own precision; with devices on one machine "
+            "and runtime, its fronts can be compared.",
+            "small strong",
+        )
     text("Lines join the members of a front that no other member of it beats. Click a mark to open it.", "small muted")
 
 
@@ -112,7 +118,17 @@ def _open_candidate(event: events.EChartPointClickEventArguments) -> None:
 
 
 def _draw_costs(costs: Sequence[SearchCost]) -> None:
-    titles = ("Search", "Device", "Front", "Verified", "Hypervolume", "Evaluations", "On workers", "Per hour")
+    titles = (
+        "Search",
+        "Device",
+        "Precision",
+        "Front",
+        "Verified",
+        "Hypervolume",
+        "Evaluations",
+        "On workers",
+        "Per hour",
+    )
     with div("card stack"):
         heading("What it took", 2)
         with div("scroll"), div("plain", "table"):
@@ -126,6 +142,7 @@ def _draw_costs(costs: Sequence[SearchCost]) -> None:
                         ui.link(search.name, f"/searches/{search.id}")
                     for value in (
                         ", ".join(search.spec.devices),
+                        search.spec.precision,
                         str(search.front_size),
                         str(search.verified),
                         formatting.share(cost.volume),

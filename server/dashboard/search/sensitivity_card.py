@@ -1,18 +1,20 @@
-"""How sensitive a user's model is to the cuts that a search may make."""
+"""How sensitive a user's model is to the cuts that a search may make, and networks are to int8."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from nas.schemas.jobs import StageSchema
-from nas.stages.results import SensitivityResult
+from nas.stages.results import PrecisionResult, SensitivityResult
 from server.dashboard.elements import div, heading, kind_chip, progress_bar, text
 
 
 @dataclass(frozen=True)
 class CutSensitivity:
-    """The distortion of the deepest cut of one part of a model, and its share of the largest of all parts."""
+    """The distortion of the deepest cut of one part of a model, or of its quantisation, and its share of the largest of
+    all parts."""
 
     part: str
     distortion: float
@@ -20,15 +22,25 @@ class CutSensitivity:
 
 
 def sensitivities_of(stages: Iterable[StageSchema]) -> tuple[CutSensitivity, ...]:
-    """The parts of the model of a search, the most sensitive first; none before the stage has finished."""
-    record = next((stage.result for stage in stages if stage.name == SensitivityResult.stage and stage.result), None)
-    if record is None:
+    """The parts of a user's model, or the layer groups of networks, the most sensitive first; none before the stage has
+    finished."""
+    results = {stage.name: stage.result for stage in stages if stage.result}
+    if (cuts := results.get(SensitivityResult.stage)) is not None:
+        distortions = SensitivityResult.parse(cuts).distortions
+        deepest = {_cut_text(name): by_choice[0] for name, by_choice in distortions.items() if len(by_choice) > 1}
+    elif (precisions := results.get(PrecisionResult.stage)) is not None:
+        deepest = _mean_changes(PrecisionResult.parse(precisions).changes)
+    else:
         return ()
-    distortions = SensitivityResult.parse(record).distortions
-    deepest = {name: by_choice[0] for name, by_choice in distortions.items() if len(by_choice) > 1}
     largest = max(deepest.values(), default=0.0) or 1.0
     ordered = sorted(deepest.items(), key=lambda item: -item[1])
-    return tuple(CutSensitivity(_cut_text(name), value, value / largest) for name, value in ordered)
+    return tuple(CutSensitivity(name, value, value / largest) for name, value in ordered)
+
+
+def _mean_changes(changes: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """What int8 changes by group of layers, as a mean over networks."""
+    groups = dict.fromkeys(name for of_network in changes for name in of_network)
+    return {f"{name}, int8": fmean(of_network[name] for of_network in changes) for name in groups}
 
 
 def draw_sensitivities(parts: tuple[CutSensitivity, ...]) -> None:
@@ -45,7 +57,7 @@ def draw_sensitivities(parts: tuple[CutSensitivity, ...]) -> None:
                 with div():
                     text(f"{part.distortion:.3g}", "num")
                     progress_bar(part.share)
-        text("The change of the outputs if this alone is cut as far as the space allows.", "small muted")
+        text("The change of the outputs if this alone is cut as far as the space allows, or is int8.", "small muted")
 
 
 def _cut_text(decision: str) -> str:

@@ -79,6 +79,17 @@ def test_overlaid_charts_have_a_line_for_each_search(nas: Client, seeds: Seeds) 
     assert [len(line["data"]) for line in volumes] == [len(search.hypervolume_history)] * 2
 
 
+def test_fronts_of_several_precisions_have_theirs_in_the_legend(nas: Client, seeds: Seeds) -> None:
+    search, front = nas.search(seeds.ids[FINISHED]), nas.front(seeds.ids[FINISHED])
+    in_int8 = search.model_copy(update={"spec": search.spec.model_copy(update={"precision": "int8"})})
+    assert [line["name"] for line in overlaid_fronts([search, search], [front, front])["series"]] == [search.name] * 2
+    for chart in (overlaid_fronts([search, in_int8], [front, front]), overlaid_hypervolumes([search, in_int8])):
+        assert [line["name"] for line in chart["series"]] == [f"{search.name} (float32)", f"{search.name} (int8)"]
+    assert (
+        f"{search.name} (int8): " in overlaid_fronts([search, in_int8], [front, front])["series"][1]["data"][0]["tip"]
+    )
+
+
 def test_parallel_coordinates_have_the_better_end_up(nas: Client, seeds: Seeds) -> None:
     candidates = nas.candidates(seeds.ids[FINISHED], limit=1000).items
     metrics = parallel_metrics(candidates)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas.schemas.jobs import StageSchema
-from nas.stages.results import SensitivityResult
+from nas.stages.results import PrecisionResult, SensitivityResult
 from server.dashboard.search.sensitivity_card import CutSensitivity, sensitivities_of
 
 
@@ -24,3 +24,10 @@ def test_nothing_is_listed_before_anything_was_measured() -> None:
     assert sensitivities_of([stage("sensitivity", {})]) == ()
     assert sensitivities_of([stage("estimate", {})]) == ()
     assert sensitivities_of([stage("sensitivity", SensitivityResult("0" * 64).to_json())]) == ()
+
+
+def test_layer_groups_have_the_mean_of_what_int8_changes() -> None:
+    result = PrecisionResult(changes=({"stem": 0.1, "head": 0.4}, {"stem": 0.3, "head": 0.4}))
+    stem, head = CutSensitivity("stem, int8", 0.2, 0.5), CutSensitivity("head, int8", 0.4, 1.0)
+    assert sensitivities_of([stage("allocate_precision", result.to_json())]) == (head, stem)
+    assert sensitivities_of([stage("allocate_precision", PrecisionResult().to_json())]) == ()
