@@ -246,7 +246,9 @@ def _parser() -> argparse.ArgumentParser:
         help="its execution provider, device or delegate, such as CUDAExecutionProvider or NPU",
     )
     parser.add_argument("--batch", type=_positive, default=1, help="images at once (1)")
-    parser.add_argument("--precision", choices=("float32", "int8"), default="float32", help="of the networks (float32)")
+    parser.add_argument(
+        "--precision", choices=("float32", "int8", "mixed"), default="float32", help="of the networks (float32)"
+    )
     parser.add_argument(
         "--command", help="with --runtime command: a program that gets a model file and prints its latency as JSON"
     )

@@ -26,10 +26,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
-from nas.core.errors import ExportMismatch
+from nas.core.errors import ExportMismatch, InvalidInput
 from nas.spaces.activation_memory import peak
 
 OPSET = 17
+_WEIGHTED = ("Conv", "Gemm", "MatMul")  # that are quantised with their weights
 TOLERANCE = 1e-4
 Images = NDArray[np.float32]
 Logits = NDArray[np.float32]
@@ -167,16 +168,20 @@ def check_parity(onnx_bytes: bytes, module: nn.Module, x_NCHW: Images, tolerance
     return parity.largest_difference()
 
 
-def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
+def quantise_int8(onnx_bytes: bytes, calibration_images: Images, int8: Sequence[bool] | None = None) -> bytes:
     """The model in int8: weights per output channel, activations by the range they have on ``calibration_images``.
 
     The images are training images as the model takes them, shape (N, C, H, W). Input and output stay float32.
     Weights use 7 bits: with 8, processors without int8 dot products add up 16-bit sums that saturate, and the same
-    model would give other answers there.
+    model would give other answers there. ``int8``: which convolutions and dense layers are quantised, in the order in
+    which they run, with what follows each up to the next; None: all. Raises InvalidInput for another number of them.
     """
     with tempfile.TemporaryDirectory() as folder:
         shaped, quantised = Path(folder) / "shaped.onnx", Path(folder) / "quantised.onnx"
         model = onnx.load_model_from_string(onnx_bytes)
+        excluded = [] if int8 is None else _in_float32(model.graph, int8)
+        if int8 is not None and not any(int8):
+            return onnx_bytes
         quant_pre_process(model, str(shaped), skip_optimization=True, skip_symbolic_shape=True)
         quantize_static(
             str(shaped),
@@ -187,14 +192,30 @@ def quantise_int8(onnx_bytes: bytes, calibration_images: Images) -> bytes:
             reduce_range=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            nodes_to_exclude=excluded,
         )
         return quantised.read_bytes()
 
 
-def quantise_for_timing(onnx_bytes: bytes, input_shape: tuple[int, int, int]) -> bytes:
+def quantise_for_timing(
+    onnx_bytes: bytes, input_shape: tuple[int, int, int], int8: Sequence[bool] | None = None
+) -> bytes:
     """As ``quantise_int8``, calibrated on random images: latency depends on the graph, not on its numbers."""
     images = np.random.default_rng(0).uniform(0.0, 255.0, (8, *input_shape)).astype(np.float32)
-    return quantise_int8(onnx_bytes, images)
+    return quantise_int8(onnx_bytes, images, int8)
+
+
+def _in_float32(graph: onnx.GraphProto, int8: Sequence[bool]) -> list[str]:
+    """The nodes that are not quantised: convolutions and dense layers that are not int8, what follows each up to the
+    next, and with the first what is before it."""
+    weights = {w.name for w in graph.initializer}
+    weighted = [i for i, node in enumerate(graph.node) if node.op_type in _WEIGHTED and node.input[1] in weights]
+    if len(weighted) != len(int8):
+        raise InvalidInput(f"expected a precision for each of {len(weighted)} layers, got {len(int8)}")
+    ends = [*weighted[1:], len(graph.node)]
+    starts = [0, *weighted[1:]]
+    parts = zip(starts, ends, int8, strict=True)
+    return [node.name for start, end, is_int8 in parts if not is_int8 for node in graph.node[start:end]]
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

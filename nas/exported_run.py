@@ -100,13 +100,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Run the exported model on images.")
     parser.add_argument("images", type=Path, help="a .npy or .npz file with a uint8 array")
     parser.add_argument("--key", help="name of the array in an .npz archive")
-    parser.add_argument("--int8", action="store_true", help="use model.int8.onnx")
+    quantised = parser.add_mutually_exclusive_group()
+    quantised.add_argument("--int8", action="store_true", help="use model.int8.onnx")
+    quantised.add_argument("--mixed", action="store_true", help="use model.mixed.onnx")
     parser.add_argument("--logits", type=Path, help="also write the outputs to this .npy or .npz file")
     arguments = parser.parse_args()
 
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    name = "model.int8.onnx" if arguments.int8 else "model.onnx"
+    name = "model.int8.onnx" if arguments.int8 else "model.mixed.onnx" if arguments.mixed else "model.onnx"
     if name not in manifest["files"]:
         parser.error(f"this package holds no {name}")
     model = (folder / name).read_bytes()

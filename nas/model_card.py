@@ -9,6 +9,7 @@ from nas.core.data_account import DataAccount, account_sentences
 from nas.core.json_types import JsonObject
 from nas.core.metrics import metric_info
 from nas.core.placement import Placement
+from nas.core.runtimes import Precision
 from nas.core.tasks import LabelKind, load_task
 
 
@@ -58,9 +59,15 @@ _WORDS: Mapping[LabelKind, _TaskWords] = {
 FILES = {
     "model.onnx": "the network in float32",
     "model.int8.onnx": "the network in int8; its figures are its own, see above",
+    "model.mixed.onnx": "the network with some groups of layers in int8, as architecture.json lists them",
     "weights.safetensors": "the weights as torch had them",
     "architecture.json": "the architecture: choices and layers",
     "run.py": "runs the models with numpy and onnxruntime",
+}
+MODEL_FILES: Mapping[Precision, str] = {
+    "float32": "model.onnx",
+    "int8": "model.int8.onnx",
+    "mixed": "model.mixed.onnx",
 }
 _CLASSES_SHOWN = 20
 Manifest = JsonObject
@@ -109,8 +116,9 @@ alone; check it on your own images before you rely on it.
 def _metric_rows(manifest: Manifest) -> list[str]:
     rows = []
     for name, metric in manifest["metrics"].items():
-        info = metric_info(name.removeprefix("int8_"))
-        label = f"{info.label}, int8 model" if name.startswith("int8_") else info.label
+        precision = next((p for p in ("int8", "mixed") if name.startswith(f"{p}_")), None)
+        info = metric_info(name.removeprefix(f"{precision}_"))
+        label = info.label if precision is None else f"{info.label}, {precision} model"
         counted = info.kind == "exact" and not info.unit
         value = f"{metric['value']:,.0f}" if counted else f"{metric['value']:,.4g}"
         rows.append(f"| {label} | {value} {metric['unit']} | {metric['kind']} |".replace("  ", " "))
@@ -141,7 +149,8 @@ def _latency(manifest: Manifest) -> str:
 
 def _measured_file(manifest: Manifest) -> str:
     """The model that was measured: that of the precision of the search."""
-    return "model.int8.onnx" if manifest.get("precision") == "int8" else "model.onnx"
+    precision: Precision = manifest.get("precision", "float32")
+    return MODEL_FILES[precision]
 
 
 def _test_images(manifest: Manifest, account: DataAccount) -> str:

@@ -42,7 +42,7 @@ from nas.export import (
     to_onnx,
     torch_outputs,
 )
-from nas.model_card import model_card
+from nas.model_card import MODEL_FILES, model_card
 
 _VERSIONED = ("hwnas", "torch", "onnx", "onnxruntime")
 
@@ -50,8 +50,8 @@ _VERSIONED = ("hwnas", "torch", "onnx", "onnxruntime")
 @dataclass(frozen=True)
 class PackageReport:
     """The checks that a package passed. ``max_abs_err``: the largest difference of outputs between torch and ONNX.
-    Scores by the measures of the ``task`` are those on test images, ``int8`` None without such a model. ``sizes``:
-    bytes by file name."""
+    Scores by the measures of the ``task`` are those on test images, ``int8`` and ``mixed`` None without such a model.
+    ``sizes``: bytes by file name."""
 
     task: Task
     class_names: tuple[str, ...]
@@ -60,6 +60,11 @@ class PackageReport:
     onnx: TaskScores
     int8: TaskScores | None
     sizes: Mapping[str, int] = field(default_factory=dict)
+    mixed: TaskScores | None = None
+
+    def scores_in(self, precision: Precision) -> TaskScores:
+        """Those of the model of a precision, or of the float32 model where there is none."""
+        return {"int8": self.int8, "mixed": self.mixed}.get(precision) or self.onnx
 
     @property
     def by_class(self) -> dict[str, float | None]:
@@ -82,6 +87,7 @@ class PackageReport:
             f"{name}_torch": self.torch.quality,
             f"{name}_onnx": self.onnx.quality,
             f"int8_{name}": None if self.int8 is None else self.int8.quality,
+            **({} if self.mixed is None else {f"mixed_{name}": self.mixed.quality}),
             **self.onnx.further,
             **({f"{self.task.by_class}_by_class": self.by_class} if self.by_class else {}),
             **self.confusion,
@@ -110,6 +116,7 @@ def package(
     training: TrainingRecord | None = None,
     provenance: Provenance | None = None,
     precision: Precision = "float32",
+    int8_layers: Sequence[bool] | None = None,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
@@ -118,7 +125,8 @@ def package(
     further ones to record; ``fleet``: the devices of a search over several, and what is known of the network on each;
     ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
     that ``module`` gives standardised; ``training``: how the weights came about; ``provenance``: the search, to run it
-    again; ``precision``: of the model that the metrics are of. Equal arguments give equal bytes.
+    again; ``precision``: of the model that the metrics are of; ``int8_layers``: which convolutions and dense layers the
+    model of mixed precision has in int8, in the order in which they run. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -128,9 +136,11 @@ def package(
     in_units = module if value_scale is None else InUnits(module, *value_scale)
     network = frozen_copy(Normalised(in_units, mean, std))
     models = {"model.onnx": to_onnx(network, (channels, height, width))}
+    sample = calibration_sample(data, seed, height, width, calibration_images)
     if int8:
-        sample = calibration_sample(data, seed, height, width, calibration_images)
-        models["model.int8.onnx"] = quantise_int8(models["model.onnx"], sample)
+        models[MODEL_FILES["int8"]] = quantise_int8(models["model.onnx"], sample)
+    if precision == "mixed":
+        models[MODEL_FILES["mixed"]] = quantise_int8(models["model.onnx"], sample, int8_layers)
     report = _evaluate(network, models, data, height, width)
     files = {
         **models,
@@ -202,12 +212,13 @@ def _metrics_json(
     depend on the database they were read from."""
     task = report.task
     record = {name: _metric_json(name, value, virtual) for name, value in metrics.items()}
-    own = report.int8 if precision == "int8" and report.int8 is not None else report.onnx
+    own = report.scores_in(precision)
     scores = {task.tested: own.quality}
     scores |= {m.metric("test").name: own.further[m.name] for m in task.further}
     record |= {name: _metric_json(name, value) for name, value in scores.items()}
-    if report.int8 is not None:
-        record[f"int8_{task.tested}"] = {**_metric_json(task.tested, report.int8.quality), "precision": "int8"}
+    for name, of_precision in (("int8", report.int8), ("mixed", report.mixed)):
+        if of_precision is not None:
+            record[f"{name}_{task.tested}"] = {**_metric_json(task.tested, of_precision.quality), "precision": name}
     return dict(sorted(record.items()))
 
 
@@ -260,7 +271,8 @@ def _evaluate(network: nn.Module, models: Mapping[str, bytes], data: Dataset, he
         parity.largest_difference(),
         scorers["torch"].scores(),
         scorers["model.onnx"].scores(),
-        scorers["model.int8.onnx"].scores() if "model.int8.onnx" in scorers else None,
+        scorers[MODEL_FILES["int8"]].scores() if MODEL_FILES["int8"] in scorers else None,
+        mixed=scorers[MODEL_FILES["mixed"]].scores() if MODEL_FILES["mixed"] in scorers else None,
     )
 
 

@@ -9,7 +9,7 @@ Batch norms change nothing: they are folded into convolutions, and a scale per o
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,25 +23,36 @@ _ACTIVATION_LEVELS = 255
 Ranges = dict[nn.Module, tuple[float, float]]
 
 
-def quantised(module: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def quantised(module: nn.Module, batches: Iterable[Tensor], int8: Sequence[bool] | None = None) -> nn.Module:
     """A copy of a module in eval mode that computes as its int8 model does. ``batches``: calibration images as the
-    module takes them, (B, C, H, W) each.
+    module takes them, (B, C, H, W) each. ``int8``: which convolutions and dense layers are quantised, in the order in
+    which they run; None: all.
 
-    Raises InvalidInput for a module without convolutions and dense layers.
+    Raises InvalidInput for a module without convolutions and dense layers, and for another number of them.
     """
     simulated = copy.deepcopy(module).eval()
-    layers = [layer for layer in simulated.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    if not layers:
-        raise InvalidInput("expected convolutions or dense layers, which int8 quantises, got a module without any")
-    inputs, outputs = _ranges(simulated, layers, batches)
+    inputs, outputs = _ranges(simulated, batches)
+    layers = selected_layers([*inputs], int8)
     with torch.no_grad():
         for layer in layers:
             layer.weight.copy_(quantised_weight(layer.weight))
-            if layer in inputs:
-                layer.register_forward_pre_hook(partial(_quantise_input, *inputs[layer]))
-            if layer in outputs and isinstance(layer, nn.Linear):
+            layer.register_forward_pre_hook(partial(_quantise_input, *inputs[layer]))
+            if isinstance(layer, nn.Linear):
                 layer.register_forward_hook(partial(_quantise_output, *outputs[layer]))
     return simulated
+
+
+def selected_layers(layers: Sequence[nn.Module], int8: Sequence[bool] | None) -> list[nn.Conv2d | nn.Linear]:
+    """Those of the convolutions and dense layers that are quantised. Raises InvalidInput where there are none, or
+    another number of them than of choices."""
+    weighted = [layer for layer in layers if isinstance(layer, nn.Conv2d | nn.Linear)]
+    if not weighted:
+        raise InvalidInput("expected convolutions or dense layers, which int8 quantises, got a module without any")
+    if int8 is None:
+        return weighted
+    if len(int8) != len(weighted):
+        raise InvalidInput(f"expected a precision for each of {len(weighted)} layers, got {len(int8)}")
+    return [layer for layer, is_int8 in zip(weighted, int8, strict=True) if is_int8]
 
 
 def quantised_weight(weight: Tensor) -> Tensor:
@@ -58,8 +69,10 @@ def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
     return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, _ACTIVATION_LEVELS)
 
 
-def _ranges(module: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Tensor]) -> tuple[Ranges, Ranges]:
-    """The least and the largest input, and output, of each layer over all batches."""
+def _ranges(module: nn.Module, batches: Iterable[Tensor]) -> tuple[Ranges, Ranges]:
+    """The least and the largest input, and output, of each convolution and dense layer over all batches, in the order
+    in which they run."""
+    layers = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     input_ranges: Ranges = {}
     output_ranges: Ranges = {}
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,6 +44,52 @@ class Supernet(nn.Module):
     def compiled_parts(self) -> Sequence[nn.Module]:
         """The parts that are worth compiling by themselves, where networks are made of few kinds. Default: none."""
         return ()
+
+
+class PrefixSupernet(Supernet):
+    """The supernet ``inner`` of a space with fewer decisions, for architectures that have others after them: it reads
+    the first ``genes`` alone, as an architecture of the space ``space_id``. Its weights have the names of those of
+    ``inner``, so that each can be trained in place of the other."""
+
+    def __init__(self, inner: Supernet, space_id: str, genes: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self._space_id, self._genes = space_id, genes
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
+
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        """As ``inner``."""
+        logits: torch.Tensor = self.inner(x_BCHW, self._of_inner(arch))
+        return logits
+
+    def subnet(self, arch: Arch) -> nn.Module:
+        """As ``inner``."""
+        return self.inner.subnet(self._of_inner(arch))
+
+    def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
+        """As ``inner``."""
+        self.inner.sort_channels([self._of_inner(arch) for arch in trained])
+
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """As ``inner``."""
+        return self.inner.compiled_parts()
+
+    def _of_inner(self, arch: Arch) -> Arch:
+        return Arch(self._space_id, arch.genes[: self._genes])
+
+
+_PREFIX = "inner."
+
+
+def _without_prefix(module: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix + _PREFIX)]:
+        state[prefix + name[len(prefix + _PREFIX) :]] = state.pop(name)
+
+
+def _with_prefix(module: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
+    for name in [name for name in state if name.startswith(prefix)]:
+        state[prefix + _PREFIX + name[len(prefix) :]] = state.pop(name)
 
 
 class RelaxedSupernet(Supernet):

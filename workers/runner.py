@@ -70,6 +70,7 @@ from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
 from nas.export import quantise_for_timing, to_onnx_for_timing
 from nas.fleet import FleetPredictor
+from nas.mixed_precision import in_precision_of, int8_mask
 from nas.models.stored import load_parent
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from nas.spaces.restricted import restricted
@@ -157,7 +158,8 @@ def _shard_writer(cpus: int) -> WriteShards:
 def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tuple[Problem, Sequence[Stage], Resources]:
     spec = payload.spec
     torch.set_num_threads(spec.resources.cpus)
-    space: SearchSpace = registry.build_space(spec.space, data.shape, _parent(payload, blobs))
+    space = registry.build_space(spec.space, data.shape, _parent(payload, blobs))
+    space = in_precision_of(space, spec.precision)
     if payload.energy is not None:
         space = energy_aware(space, _load_predictor(payload.energy, blobs))
     excluded = tuple(dict.fromkeys(e for device in payload.devices for e in device.excluded))
@@ -206,13 +208,14 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     if spec.source in ("table", "roofline"):
         yield from onboard_from_table(spec, space, blobs, state, time.monotonic)
         return
+    precision = spec.precision if payload.profile is None else payload.profile.protocol.precision
+    space = in_precision_of(space, precision)
     net = space.supernet(spec.seed).eval()
 
-    precision = spec.precision if payload.profile is None else payload.profile.protocol.precision
-
     def export(arch: Arch) -> bytes:
-        model = to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
-        return model if precision == "float32" else quantise_for_timing(model, space.input_shape(arch))
+        shape = space.input_shape(arch)
+        model = to_onnx_for_timing(net.subnet(arch), shape)
+        return model if precision == "float32" else quantise_for_timing(model, shape, int8_mask(space, arch, precision))
 
     relatives = payload.relative_blobs
     profile = payload.profile
@@ -274,7 +277,7 @@ def _teacher(payload: SearchPayload, shape: ImageShape, blobs: BlobStore) -> Tea
     if teacher is None:
         return None
     parent = load_parent(teacher.parent, blobs) if teacher.parent is not None else None
-    space = registry.build_space(teacher.space, shape, parent)
+    space = in_precision_of(registry.build_space(teacher.space, shape, parent), teacher.precision)
     return TeacherModel(teacher.search, teacher.network, space, teacher.package)
 
 

@@ -14,6 +14,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, EncodedEvent
 from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
+from nas.core.runtimes import Precision
 from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.unsupported import ExcludedChoice
@@ -87,13 +88,14 @@ AgentResults = Mapping[MeasurementKey, Measurement | MeasurementFailure]
 @dataclass(frozen=True)
 class TeacherPayload:
     """An exported model of another search: the ids of the ``search`` and the ``network``, the ``space`` of the search
-    with the model it starts from (``parent``), and the blob of the ``package``."""
+    with the model it starts from (``parent``), the blob of the ``package``, and the ``precision`` of the search."""
 
     search: str
     network: str
     space: SpaceSpec
     package: str
     parent: ParentBlobs | None = None
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ class Stream(IntEnum):
     IMAGE_CROPS = 25  # phase, epoch, step
     ADAPTATION = 26
     ADAPTATION_IMAGES = 27
+    PRECISION_BASELINE = 28
 
 
 def rng(seed: int, stream: Stream, *position: int) -> np.random.Generator:

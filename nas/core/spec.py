@@ -254,7 +254,7 @@ class SearchSpec(_Strict):
     beside the front, and never on it; those of a user's model are its parent and narrower copies of it. ``placement``:
     what share of a network's time, at least, has to run on a provider, or on a kind of them (``cpu``, ``gpu``,
     ``npu``): a measured network that does not is on no front. ``precision``: of the models that are scored, verified
-    and exported; that of its devices.
+    and exported; that of its devices. In ``mixed`` the precision of each group of layers is decided, too.
     """
 
     name: str = Field(default="search", min_length=1, max_length=120)
@@ -306,12 +306,14 @@ class SearchSpec(_Strict):
 
     @model_validator(mode="after")
     def _precision_can_be_searched(self) -> SearchSpec:
-        if self.precision == "mixed":
-            raise ValueError("precision: expected float32 or int8, got 'mixed'")
         if self.precision == "int8" and not self.export.int8:
             raise ValueError("export.int8: expected true for a search with precision int8, whose models are int8")
-        if self.precision == "int8" and self.space.model is not None:
-            raise ValueError("precision: expected float32 for smaller versions of a model of yours, got 'int8'")
+        if self.precision != "float32" and self.space.model is not None:
+            raise ValueError(
+                f"precision: expected float32 for smaller versions of a model of yours, got {self.precision!r}"
+            )
+        if self.precision == "mixed" and "latency" not in [o.name for o in self.objectives]:
+            raise ValueError("objectives: expected latency among those of mixed precision, by which it is allocated")
         return self
 
     @model_validator(mode="after")
@@ -496,8 +498,8 @@ class DeviceSpec(_Strict):
                 "runtime: a command runs on a machine with an agent alone: nas-agent --command PROGRAM, and source "
                 "'agent'"
             )
-        if self.precision == "mixed":
-            raise ValueError("precision: expected float32 or int8 for a device, got 'mixed'")
+        if self.precision == "mixed" and self.source in ("table", "roofline"):
+            raise ValueError(f"precision: expected float32 or int8 where nothing is measured, got {self.precision!r}")
         if self.predictor == "layer_lut" and self.precision != "float32":
             raise ValueError(f"the predictor 'layer_lut' measures float32 layers, got precision {self.precision!r}")
         return self

@@ -17,20 +17,21 @@ from nas.core.provenance import Provenance
 from nas.core.retraining import HYPERPARAMETERS, TrainingRecord
 from nas.core.runtimes import Precision
 from nas.core.spec import SearchSpec
+from nas.mixed_precision import int8_mask
+from nas.model_card import MODEL_FILES
 from nas.packaging import PackageReport, package
 from nas.stages.cost_estimate import estimate_measuring, first_images, sample_archs, verified_range
 from nas.stages.fronts import front_of
 from nas.stages.results import ExportResult, RetrainResult, TrainResult
-from nas.stages.slow_int8 import slower_in_int8
+from nas.stages.slow_int8 import slower_than_float32
 from nas.stages.subnets import Subnets, load_subnets, trained_supernet
 from nas.stages.verify import thin
-
-_FILES: Mapping[Precision, str] = {"float32": "model.onnx", "int8": "model.int8.onnx"}
 
 
 @dataclass(frozen=True)
 class ExportStage:
-    """Packages ``spec.export.count`` front members, evenly along the front, or all; int8 is measured beside float32."""
+    """Packages ``spec.export.count`` front members, evenly along the front, or all; other precisions are measured
+    beside that of the search."""
 
     name: ClassVar[str] = "export"
 
@@ -62,38 +63,29 @@ class ExportStage:
                 versions=resources.versions,
                 provenance=Provenance(problem.search_id, problem.spec, trained_supernet(state)),
                 precision=problem.spec.precision,
+                int8_layers=int8_mask(problem.space, p.arch, problem.spec.precision),
             )
             packages.append((p, archive, report))
             yield Progress(self.name, len(ready) + len(packages), len(exported), "models", message="packaging")
         beside: dict[str, dict[str, object]] = defaultdict(dict)
-        other = _other_precision(problem.spec)
-        if problem.spec.export.int8 and packages:
-            models = [zipfile.ZipFile(io.BytesIO(archive)).read(_FILES[other]) for _, archive, _ in packages]
+        for other in _other_precisions(problem.spec) if packages else ():
+            models = [zipfile.ZipFile(io.BytesIO(archive)).read(MODEL_FILES[other]) for _, archive, _ in packages]
             names = [p.arch.id for p, _, _ in packages]
-            for name, measured in _measured_in(other, problem, resources, models, names).items():
-                for (p, _, _), measurement in zip(packages, measured, strict=True):
-                    own = p.devices[name].measurement if problem.fleet else p.measurement
-                    in_float32, in_int8 = (own, measurement) if other == "int8" else (measurement, own)
-                    if (why := slower_in_int8(in_float32, in_int8)) is not None:
-                        yield Warned(self.name, f"network {p.arch.id} on {name}: {why}")
-                    summary = {k: v for k, v in asdict(measurement).items() if k not in ("samples_ms", "layers")}
-                    beside[p.arch.id][name] = summary
+            measured_by_device = _measured_in(other, problem, resources, models, names)
+            for row, (p, _, _) in enumerate(packages):
+                by_device = {name: measured[row] for name, measured in measured_by_device.items()}
+                for why in _slower_networks(problem.spec, p, other, by_device):
+                    yield Warned(self.name, why)
+                beside[p.arch.id] |= _measured_report(problem.spec, other, by_device)
         for p, archive, report in packages:
-            measured_beside = beside[p.arch.id]
-            other_report: dict[str, object] = {}
-            if measured_beside:
-                other_report = (
-                    {f"{other}_measurements": measured_beside}
-                    if problem.fleet
-                    else {f"{other}_measurement": measured_beside[problem.spec.device]}
-                )
+            other_report = beside[p.arch.id]
             name, blob = f"{p.arch.id}.zip", resources.blobs.put(archive)
             yield Exported(p.arch, name, blob, len(archive), "application/zip", {**report.to_json(), **other_report})
         yield StageFinished(self.name, 0.0, ExportResult(len(exported)).to_json())
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """The smallest and the largest network as packages. How many networks the front will have is not known."""
-        clock, int8, other = resources.clock, problem.spec.export.int8, _other_precision(problem.spec)
+        clock, int8, others = resources.clock, problem.spec.export.int8, _other_precisions(problem.spec)
         started_at = clock()
         subnets = load_subnets(problem, resources, state, untrained_will_do=True)
         total = DurationRange.exact(clock() - started_at)
@@ -109,18 +101,19 @@ class ExportStage:
             archive, _ = package(
                 module, archs[i], problem.space, few, mean=mean, std=std, seed=seed, metrics={}, int8=int8
             )
-            if int8:
-                quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read(_FILES[other])
+            if others:
+                quantised[archs[i].id] = zipfile.ZipFile(io.BytesIO(archive)).read(MODEL_FILES[others[0]])
                 if len(quantised) > 2:
                     quantised.pop(next(iter(quantised)))
             return times * (clock() - started_at)
 
         packed = average_duration(macs.tolist(), seconds_of, inner=1)
         model_duration = packed.span
-        for member in problem.targets if int8 else ():
-            measured = estimate_measuring(quantised, _in_precision(member.profile, other), resources.measure, clock)
-            total += DurationRange.exact(measured.begin_s)
-            model_duration += measured.per_network
+        for member in problem.targets if others else ():
+            profile = _in_precision(member.profile, others[0])
+            measured = estimate_measuring(quantised, profile, resources.measure, clock)
+            total += DurationRange.exact(measured.begin_s * len(others))
+            model_duration += measured.per_network * len(others)
         max_models = min(problem.spec.export.count or verified_range(problem)[1], verified_range(problem)[1])
         total += DurationRange(
             model_duration.low_s, model_duration.seconds * (1 + max_models) / 2, model_duration.high_s * max_models
@@ -174,9 +167,35 @@ def _measured(problem: Problem, p: Candidate) -> tuple[Measurement | None, Devic
     return p.measurement, next(profiles, None)
 
 
-def _other_precision(spec: SearchSpec) -> Precision:
-    """What is measured beside the models of a search: int8 beside float32, and the other way round."""
-    return "float32" if spec.precision == "int8" else "int8"
+def _other_precisions(spec: SearchSpec) -> tuple[Precision, ...]:
+    """What is measured beside the models of a search: float32, and int8 where it is exported."""
+    exported: tuple[Precision, ...] = ("float32", "int8") if spec.export.int8 else ("float32",)
+    return tuple(precision for precision in exported if precision != spec.precision)
+
+
+def _slower_networks(
+    spec: SearchSpec, p: Candidate, other: Precision, by_device: Mapping[str, Measurement]
+) -> Iterator[str]:
+    """Why a network is slower quantised than in float32, by device; of mixed precision it is compared with float32."""
+    for name, measurement in by_device.items():
+        own = p.devices[name].measurement if spec.fleet is not None else p.measurement
+        pair = (own, measurement, other) if spec.precision == "float32" else (measurement, own, spec.precision)
+        why = slower_than_float32(*pair) if "float32" in (spec.precision, other) else None
+        if why is not None:
+            yield f"network {p.arch.id} on {name}: {why}"
+
+
+def _measured_report(spec: SearchSpec, other: Precision, by_device: Mapping[str, Measurement]) -> dict[str, object]:
+    """What was measured in another precision, as the report of a package has it."""
+    summaries = {
+        name: {k: v for k, v in asdict(measurement).items() if k not in ("samples_ms", "layers")}
+        for name, measurement in by_device.items()
+    }
+    if not summaries:
+        return {}
+    if spec.fleet is not None:
+        return {f"{other}_measurements": summaries}
+    return {f"{other}_measurement": summaries[spec.device]}
 
 
 def _in_precision(profile: DeviceProfile, precision: Precision) -> DeviceProfile:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Iterator
+
+from torch import Tensor, nn
 
 from nas import exported_run
 from nas.core.arch import Arch
@@ -10,6 +12,7 @@ from nas.core.ports import Problem, Split
 from nas.core.references import space_of
 from nas.core.tasks import TaskScores
 from nas.export import open_session, quantise_int8, run_session, to_onnx
+from nas.mixed_precision import int8_mask
 from nas.packaging import calibration_sample
 from nas.quantisation import quantised
 from nas.stages.subnets import Subnets
@@ -20,11 +23,17 @@ _BATCH = 256
 
 def in_precision(subnets: Subnets, module: nn.Module, arch: Arch) -> nn.Module:
     """A cut subnet as it answers in the precision of its search: itself in float32, else with simulated rounding."""
-    if subnets.problem.spec.precision == "float32":
+    precision = subnets.problem.spec.precision
+    if precision == "float32":
         return module
+    return quantised(module, calibration_batches(subnets, arch), int8_mask(subnets.problem.space, arch, precision))
+
+
+def calibration_batches(subnets: Subnets, arch: Arch) -> Iterator[Tensor]:
+    """The images by which the quantisation of a network is simulated, as it takes them."""
     split = Split(subnets.calibration.images_NCHW[:SIMULATED_IMAGES], subnets.calibration.labels[:SIMULATED_IMAGES])
     batches = subnets.pipeline.plain(split, subnets.resolution(arch))
-    return quantised(module, (x_BCHW for x_BCHW, _ in batches))
+    return (x_BCHW for x_BCHW, _ in batches)
 
 
 def exported_model(subnets: Subnets, module: nn.Module, arch: Arch) -> bytes:
@@ -32,9 +41,11 @@ def exported_model(subnets: Subnets, module: nn.Module, arch: Arch) -> bytes:
     problem = subnets.problem
     shape = space_of(problem, arch).input_shape(arch)
     model = to_onnx(subnets.with_normalisation(module), shape)
-    if problem.spec.precision == "float32":
+    precision = problem.spec.precision
+    if precision == "float32":
         return model
-    return quantise_int8(model, calibration_sample(problem.data, problem.spec.seed, *shape[1:]))
+    sample = calibration_sample(problem.data, problem.spec.seed, *shape[1:])
+    return quantise_int8(model, sample, int8_mask(problem.space, arch, precision))
 
 
 def score_exported(problem: Problem, model: bytes, arch: Arch, split: Split) -> TaskScores:

@@ -304,6 +304,18 @@ class SensitivityResult(StageResult):
 
 
 @dataclass(frozen=True)
+class PrecisionResult(StageResult):
+    """Precisions by group of layers. ``members``: genes of the front members that were looked at; ``changes``: of each
+    how much its outputs change if one group alone is int8, in nats for class probabilities, else relative to the
+    outputs' variance; ``networks``: genes of those that change least for their latency, by the sum."""
+
+    stage: ClassVar[str] = "allocate_precision"
+    members: tuple[tuple[int, ...], ...] = ()
+    changes: tuple[Mapping[str, float], ...] = ()
+    networks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class FrontStatistics:
     """Number of front members, and hypervolumes of search and baseline (0 to 1)."""
 

@@ -28,6 +28,7 @@ from nas.importance.criteria import CriterionName, UnitOrders, unit_orders
 from nas.importance.supernet import ModelSupernet
 from nas.stages.cost_estimate import NETWORKS
 from nas.stages.first_networks import least_distorting_networks, widest_networks
+from nas.stages.output_change import output_change
 from nas.stages.results import SensitivityResult
 from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
@@ -191,16 +192,10 @@ class DistortionMeter:
         self._expected: tuple[Tensor, ...] | None = None
 
     def distortion(self, arch: Arch) -> float:
-        """The change of the outputs: the KL divergence of class probabilities in nats, as a mean over images (and
-        pixels); of other outputs the mean squared change relative to the variance of each."""
+        """How much the outputs change (``nas.stages.output_change``)."""
         if self._expected is None:
             self._expected = self._outputs(self.parent)
-        outputs, expected = self._outputs(arch), self._expected
-        if len(outputs) == 1 and self._problem.spec.task.labels in ("class", "mask"):
-            log_q, log_p = outputs[0].log_softmax(1), expected[0].log_softmax(1)
-            return max(0.0, float((log_p.exp() * (log_p - log_q)).sum(1).mean()))
-        pairs = zip(outputs, expected, strict=True)
-        return float(torch.stack([(a - b).square().mean() / b.var().clamp_min(1e-12) for a, b in pairs]).mean())
+        return output_change(self._outputs(arch), self._expected, self._problem.spec.task.labels)
 
     def inputs(self, arch: Arch) -> Iterator[Tensor]:
         """The normalised images at a network's resolution, in batches (B, C, H, W)."""

@@ -1,4 +1,5 @@
-"""Networks that int8 makes slower: found by measuring both, and explained by the operators that take the time."""
+"""Networks that quantisation makes slower: found by measuring both, and explained by the operators that take the
+time."""
 
 from __future__ import annotations
 
@@ -6,23 +7,27 @@ from collections.abc import Mapping
 
 from nas.core.device import Measurement
 from nas.core.placement import operator_ms
+from nas.core.runtimes import Precision
 
 _NAMED = 3  # operators that a warning names
 _LEAST_SHARE = 0.02  # of the time in float32 that an operator must add to be named
 
 
-def slower_in_int8(float32: Measurement | None, int8: Measurement | None) -> str | None:
-    """Why int8 is slower than float32, for people; None where it is not: where its interval is not above."""
-    if float32 is None or int8 is None or float32.high_ms is None or int8.low_ms is None:
+def slower_than_float32(
+    float32: Measurement | None, other: Measurement | None, precision: Precision = "int8"
+) -> str | None:
+    """Why a network is slower in another ``precision`` than in float32, for people; None where it is not: where its
+    interval is not above."""
+    if float32 is None or other is None or float32.high_ms is None or other.low_ms is None:
         return None
-    if int8.low_ms <= float32.high_ms:
+    if other.low_ms <= float32.high_ms:
         return None
-    times = f"{int8.median_ms:.4g} ms against {float32.median_ms:.4g} ms"
-    causes = added_ms(operator_ms(float32.layers), operator_ms(int8.layers))
+    slower = f"{precision} is slower than float32: {other.median_ms:.4g} ms against {float32.median_ms:.4g} ms"
+    causes = added_ms(operator_ms(float32.layers), operator_ms(other.layers))
     if not causes:
-        return f"int8 is slower than float32: {times}"
+        return slower
     named = ", ".join(f"{name} (+{ms:.3g} ms)" for name, ms in causes.items())
-    return f"int8 is slower than float32: {times}; what it adds are {named}"
+    return f"{slower}; what it adds are {named}"
 
 
 def added_ms(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from nas.core.arch import Arch, Decision, Genes, as_archs, choice_counts
 from nas.core.ports import SearchSpace
+from nas.mixed_precision import PRECISION_AXIS
 
 
 def largest(space: SearchSpace) -> Arch:
@@ -41,8 +42,9 @@ def sample_elastic(space: SearchSpace, elastic: Mapping[str, int], rng: np.rando
 
 
 def axes(decisions: Sequence[Decision]) -> set[str]:
-    """The elastic dimensions of a space that leave something to choose."""
-    return {d.axis for d in decisions if len(d.choices) > 1}
+    """The elastic dimensions of a space that leave something to choose; precisions, which share all weights, are
+    none."""
+    return {d.axis for d in decisions if len(d.choices) > 1 and d.axis != PRECISION_AXIS}
 
 
 def _arch(space: SearchSpace, genes_G: Genes) -> Arch:

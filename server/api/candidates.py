@@ -108,7 +108,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
     """A candidate with its choices, layers, metrics and files."""
     candidate = store.queries.candidate(id, arch, origin)
     spec = store.queries.search(id).spec
-    space = validate.space_of(spec.space, spec.data, store)
+    space = validate.space_of(spec.space, spec.data, spec.precision, store)
     if candidate.origin == "reference":
         space = next(
             (reference_space(spec, space, a) for a in reference_archs(spec, space).values() if a.id == arch), space

@@ -21,7 +21,7 @@ def predict_for_device(
     The search's own latency bound does not apply to another device, and the reference latency becomes that of the
     slowest candidate. Raises NotFound if the device has no predictor for the space.
     """
-    space = validate.space_of(spec.space, spec.data, store)
+    space = validate.space_of(spec.space, spec.data, spec.precision, store)
     predictor = validate.predictor_for(device, space, store)
     if predictor is None:
         store.queries.device(device)  # raises NotFound for an unknown device

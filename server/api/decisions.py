@@ -78,5 +78,5 @@ def get_importance(
         raise InvalidInput(f"search {id} has evaluated no network yet")
     value_N = table.metric(name)
     known_N = ~np.isnan(value_N)
-    space = validate.space_of(spec.space, spec.data, store)
+    space = validate.space_of(spec.space, spec.data, spec.precision, store)
     return importance_of(name, space.decisions, table.genes_NG[known_N].astype(np.int64), value_N[known_N])

@@ -42,7 +42,7 @@ def compare_devices(
     selected = space_id or common[0]
     onboarded = [store.queries.onboarded_device(name, selected) for name in (first, second)]
     one, two = (device for device in onboarded if device is not None)
-    space = validate.space_of(one.spec.space, one.spec.data, store)
+    space = validate.space_of(one.spec.space, one.spec.data, one.profile.protocol.precision, store)
     measured = [_measured_ms(device, space, store) for device in (one, two)]
     genes_NG = _architectures(space, *measured)
     (first_ms_N, first_measured_N), (second_ms_N, second_measured_N) = (

@@ -7,6 +7,7 @@ from nas.core.access import Principal
 from nas.core.errors import InvalidSpec, UnknownName
 from nas.core.ports import ImageShape
 from nas.core.spec import SearchSpec
+from nas.mixed_precision import in_precision_of
 from server.api.parents import parent_of
 from server.store.store import Store
 from server.store.teachers import TeacherSearch, teacher_of
@@ -35,6 +36,7 @@ def require_teacher(
             f"for {search.spec.data.task!r}"
         )
     space = registry.build_space(search.spec.space, shape, parent_of(search.spec.space, store))
+    space = in_precision_of(space, search.spec.precision)
     if space.id != search.space_id:
         raise InvalidSpec(
             f"retrain.teacher: expected a model for images of {shape.channels}x{shape.height}x{shape.width} and "

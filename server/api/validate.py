@@ -30,13 +30,14 @@ from nas.core.plugins import check_resources, check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
-from nas.core.runtimes import runtime_names
+from nas.core.runtimes import Precision, runtime_names
 from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.tasks import DEFAULT_TASK, load_task
 from nas.datasets.cache import is_url
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
+from nas.mixed_precision import in_precision_of, weights_space_id
 from nas.schemas.dry_runs import DeviceFeasibilitySchema, DryRunSchema
 from nas.stages.estimate import (
     SAMPLED,
@@ -91,7 +92,9 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     wrong = ProblemList()
     strategy = wrong.tried(lambda: strategy_of(spec))
     report = report_of(spec.data)
-    space = wrong.tried(lambda: _build_space(spec.space, spec.data, report.require_shape(), store, principal))
+    space = wrong.tried(
+        lambda: _build_space(spec.space, spec.data, report.require_shape(), spec.precision, store, principal)
+    )
     wrong.tried(report.require_usable)
     wrong.raise_all()
     assert strategy is not None
@@ -248,7 +251,9 @@ def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
     if spec.predictor not in registry.names("nas.predictors"):
         raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
     report = report_of(spec.data)
-    space = _build_space(spec.space, spec.data, report.require_shape(), store, principal)
+    agent = context.agent_profile if spec.source == "agent" else None
+    precision = spec.precision if agent is None else agent.protocol.precision
+    space = _build_space(spec.space, spec.data, report.require_shape(), precision, store, principal)
     report.require_usable()
     _check_source(spec, context)
     if spec.predictor == Transfer.family and spec.source == "roofline":
@@ -327,14 +332,15 @@ def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
 
 
 def _build_space(
-    space: SpaceSpec, data: DataSpec, shape: ImageShape, store: Store, principal: Principal
+    space: SpaceSpec, data: DataSpec, shape: ImageShape, precision: Precision, store: Store, principal: Principal
 ) -> SearchSpace:
-    return registry.build_space(space, shape, require_parent(space, shape, load_task(data.task), store, principal))
+    parent = require_parent(space, shape, load_task(data.task), store, principal)
+    return in_precision_of(registry.build_space(space, shape, parent), precision)
 
 
-def space_of(space: SpaceSpec, data: DataSpec, store: Store) -> SearchSpace:
-    """The search space that two parts of the spec of a job name. Raises UnknownName, InvalidSpec or InvalidData."""
-    return registry.build_space(space, shape_of(data), parent_of(space, store))
+def space_of(space: SpaceSpec, data: DataSpec, precision: Precision, store: Store) -> SearchSpace:
+    """The search space that three parts of the spec of a job name. Raises UnknownName, InvalidSpec or InvalidData."""
+    return in_precision_of(registry.build_space(space, shape_of(data), parent_of(space, store)), precision)
 
 
 def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredictor | None:
@@ -349,7 +355,8 @@ def predictor_for(device: str, space: SearchSpace, store: Store) -> LatencyPredi
 def add_device_command(spec: SearchSpec, added: DeviceSpec | None = None) -> str:
     """The command that gives ``spec``'s device a predictor for its space, from the source from which it was ``added``
     before. For a table, FILE stands for one of that space."""
-    words = ["nas", "devices", "add", spec.device, *_source_options(added or DeviceSpec(name=spec.device))]
+    source = added or DeviceSpec(name=spec.device, precision=spec.precision)
+    words = ["nas", "devices", "add", spec.device, *_source_options(source)]
     if spec.space != SpaceSpec():
         words += ["--space", spec.space.name, *_pairs("--param", spec.space.params)]
         words += ["--model", spec.space.model] if spec.space.model is not None else []
@@ -385,6 +392,8 @@ def _pairs(option: str, params: Mapping[str, object]) -> list[str]:
 
 def _no_predictor(spec: SearchSpec, space: SearchSpace, context: SubmissionContext) -> HwnasError:
     added = context.added.get(spec.device)
+    if added is not None and added.source == "worker" and added.precision != spec.precision:
+        return _other_precision(spec, added.precision)
     command = add_device_command(spec, added)
     if spec.device not in context.device_names:
         error = UnknownName("device", spec.device, context.device_names)
@@ -400,10 +409,14 @@ def _precision_problems(spec: SearchSpec, context: SubmissionContext) -> Iterato
     """A device for each that measures networks of another precision than the search has."""
     for name, precision in context.precisions.items():
         if precision != spec.precision:
-            yield InvalidSpec(
-                f"precision: device {name!r} was added for {precision} networks, got {spec.precision}; add another "
-                f"with: nas devices add NAME --precision {spec.precision}"
-            )
+            yield _other_precision(spec.model_copy(update={"device": name}), precision)
+
+
+def _other_precision(spec: SearchSpec, precision: Precision) -> InvalidSpec:
+    return InvalidSpec(
+        f"precision: device {spec.device!r} was added for {precision} networks, got {spec.precision}; add another "
+        f"with: nas devices add NAME --precision {spec.precision}"
+    )
 
 
 def _how_to_fit(added: DeviceSpec | None) -> str:
@@ -429,7 +442,7 @@ def _supernet_problems(
             yield error
     if parent is None:
         yield InvalidSpec(f"supernet: no search {spec.supernet!r}")
-    elif parent.space_id != space.id:
+    elif weights_space_id(parent.space_id or "") != weights_space_id(space.id):
         yield InvalidSpec(
             f"supernet: search {spec.supernet} is over the space {parent.space_id}, this one over {space.id}"
         )

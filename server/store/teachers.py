@@ -50,8 +50,10 @@ def teacher_payload(session: Session, spec: SearchSpec) -> TeacherPayload | None
     artifact = session.get(ArtifactRow, (teacher.search, teacher.network, _package_of(teacher.network)))
     if job is None or artifact is None:
         raise InvalidSpec(f"retrain.teacher: search {teacher.search!r} has no exported network {teacher.network!r}")
-    space = SearchSpec.model_validate(job.spec).space
-    return TeacherPayload(teacher.search, teacher.network, space, artifact.blob, parent_blobs(session, space))
+    of_teacher = SearchSpec.model_validate(job.spec)
+    parent = parent_blobs(session, of_teacher.space)
+    known = (teacher.search, teacher.network, of_teacher.space, artifact.blob, parent, of_teacher.precision)
+    return TeacherPayload(*known)
 
 
 def _package_of(network: str) -> str:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
-from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
+from nas.core.device import DeviceProfile, Latency, Measurement, MeasurementProtocol
 from nas.core.errors import InfeasibleBound, InvalidSpec, StorageError
 from nas.core.events import (
     Checkpoint,
@@ -26,9 +27,11 @@ from nas.core.events import (
     Warned,
     fold_all,
 )
+from nas.core.ports import Problem
 from nas.core.spec import BudgetSpec, ExportSpec, ObjectiveSpec, StrategySpec
 from nas.stages.fronts import front_of
-from tests.support.engine import SPEC, RuleDevice, cuts, problem, run, stored
+from nas.stages.results import PrecisionResult
+from tests.support.engine import SPEC, RuleDevice, RulePredictor, cuts, problem, run, stored
 
 
 @pytest.fixture(autouse=True)
@@ -190,3 +193,63 @@ def test_a_full_disk_is_said_and_training_goes_on_until_nothing_can_be_kept(
 def _note(stream: Iterator[Event], events_so_far: list[Event]) -> None:
     for event in stream:
         events_so_far.append(event)
+
+
+class MixedPredictor(RulePredictor):
+    """As the rule, but what is int8 takes half as long, and crossing into another precision takes time."""
+
+    def predict(self, features_NF: np.ndarray) -> Latency:
+        int8_NK4 = features_NF[:, -21:-1].reshape(-1, 5, 4)
+        mean = 0.05 + 1e-4 * features_NF[:, :-21].sum(axis=1) - 1e-4 * int8_NK4[:, :, 1].sum(axis=1)
+        mean -= 1e-4 * int8_NK4[:, :, 2].sum(axis=1) - 1e-5 * features_NF[:, -1]
+        return Latency(mean, 1.1 * mean)
+
+
+def mixed_problem(supernet: str) -> Problem:
+    spec = SPEC.model_copy(update={"precision": "mixed", "export": ExportSpec(count=1, int8=True)})
+    p = problem(spec, supernet)
+    profile = replace(p.profile, protocol=MeasurementProtocol(precision="mixed"))
+    return replace(p, predictor=MixedPredictor(), profile=profile)
+
+
+def test_a_search_in_mixed_precision_allocates_verifies_and_exports_what_it_found(
+    finished_search: tuple[list[Event], Path],
+) -> None:
+    events, folder = finished_search
+    p = mixed_problem(fold_all(events).finished["train"]["supernet"])
+    device = KeepingDevice()
+    log = stored(list(run(folder, p, device=device)))
+    state = fold_all(log)
+    allocated = PrecisionResult.require(state.finished)
+    genes = {c.arch.genes for c in state.of("search")}
+    assert allocated.members
+    assert genes >= {*allocated.networks}  # all were scored
+    assert len({networks[:-5] for networks in allocated.networks}) == len(allocated.members)
+    changes = allocated.changes[0]
+    assert [*changes] == ["stem", "stage1", "stage2", "stage3", "head"]
+    assert all(change > 0 for change in changes.values())
+    for member in allocated.members:  # from the fastest precisions to all in float32
+        of_member = [networks for networks in allocated.networks if networks[:-5] == member[:-5]]
+        ms = MixedPredictor().predict(p.space.features(np.array(of_member))).mean_ms
+        assert ms.max() > ms.min()
+        assert any(set(networks[-5:]) == {1} for networks in of_member)
+    assert (
+        len(state.of("search"))
+        == len(state.of("baseline"))
+        == 16 + len({*allocated.networks} - {c.arch.genes for c in state.of("search")[:16]})
+    )
+    [exported] = state.exports
+    member_point = next(c for c in state.of("search") if c.arch.id == exported.arch.id)
+    assert exported.report["mixed_accuracy"] == pytest.approx(member_point.metrics["test_accuracy"])
+    assert exported.report["float32_measurement"]["median_ms"] > 0
+    assert exported.report["int8_measurement"]["median_ms"] > 0
+    with zipfile.ZipFile(io.BytesIO(FolderBlobs(folder).get(exported.blob))) as archive:
+        assert archive.read("model.mixed.onnx") in device.models["mixed"]  # the very file was measured
+        assert "Latency of `model.mixed.onnx`" in archive.read("model_card.md").decode()
+        architecture = json.loads(archive.read("architecture.json"))
+    assert architecture["choices"]["stage1.precision"] in ("int8", "float32")
+    at = next(i for i, e in enumerate(log) if isinstance(e, Checkpoint) and e.stage == "allocate_precision")
+    for cut in (at, next(i for i in range(at, len(log)) if isinstance(log[i], Evaluated))):
+        again = fold_all(run(folder, p, log[: cut + 1], KeepingDevice()), fold_all(log[: cut + 1]))
+        assert again.candidates == state.candidates
+        assert again.exports == state.exports

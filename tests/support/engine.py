@@ -32,6 +32,7 @@ from nas.core.events import (
 from nas.core.ports import PredictorDefaults, Problem, Refit, Refitter, Resources, Stage
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import estimate_search_cost, run_search, stages_of
+from nas.mixed_precision import in_precision_of
 from nas.objectives import cheap_metrics
 from nas.schemas.dry_runs import read_cost_estimate
 from nas.strategies.once_for_all import ONCE_FOR_ALL
@@ -82,7 +83,7 @@ class RuleDevice:
 
 def problem(spec: SearchSpec = SPEC, supernet: str | None = None, parent: SearchState | None = None) -> Problem:
     data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
-    space = registry.build_space(spec.space, data.shape)
+    space = in_precision_of(registry.build_space(spec.space, data.shape), spec.precision)
     inherited = tuple(parent.candidates.values()) if parent is not None else ()
     return Problem(spec, space, data, PROFILE, RulePredictor(), supernet, inherited)
 

@@ -132,7 +132,7 @@ def claim(store: Store, seconds: float = LEASE_S) -> Attempt:
 
 def submit_search(store: Store, spec: SearchSpec, by: Principal = LOCAL, priority: int = 0) -> str:
     """Queue a search; its id."""
-    space = validate.space_of(spec.space, spec.data, store)
+    space = validate.space_of(spec.space, spec.data, spec.precision, store)
     return store.jobs.submit(
         spec,
         None,

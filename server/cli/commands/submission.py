@@ -38,7 +38,7 @@ def submit(
     ] = None,
     seed: SeedOption = None,
     precision: Annotated[
-        Literal["float32", "int8"] | None,
+        Literal["float32", "int8", "mixed"] | None,
         typer.Option(help="Of the models that are scored, verified and exported; that of the device."),
     ] = None,
     model: Annotated[
@@ -82,6 +82,7 @@ def submit(
     - `nas submit examples/digits.yaml --bound-ms 0.2 --watch`
     - `nas submit --supernet SEARCH --device another --watch`: no training
     - `nas submit --device here-int8 --precision int8 --supernet SEARCH`: a front of int8 models, without training
+    - `nas submit --device here-mixed --precision mixed --supernet SEARCH`: int8 or float32 for each group of layers
     - `nas submit --model signs --bound-ms 12 --watch`: a stored model, faster, without training
     - `nas submit --device pi=12 --device server=2`: one front, for the worst of both against its bound in ms
     - `nas submit --device pi --device server --fleet each`: one training, a front for each

@@ -402,6 +402,10 @@ def test_search_has_the_precision_of_its_device(api: TestClient, store: Store, a
     assert code(answer) == (422, "invalid_spec")
     assert "precision: device 'bench' was added for float32 networks, got int8" in answer.json()["message"]
     assert "nas devices add NAME --precision int8" in answer.json()["message"]
-    for change, reason in (({"precision": "mixed"}, "float32 or int8"), ({"export": {"int8": False}}, "export.int8")):
+    mixed = {"precision": "mixed"}
+    for change, reason in (
+        (mixed, "nas devices add NAME --precision mixed"),
+        ({"export": {"int8": False}}, "export.int8"),
+    ):
         answer = api.post("/v1/searches", json={**record, **change}, headers=ada)
         assert reason in answer.json()["message"]

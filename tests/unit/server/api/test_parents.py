@@ -74,7 +74,7 @@ def test_the_space_of_a_search_starts_from_the_model(store: Store) -> None:
     np.testing.assert_array_equal(parent.load_weights()["head.weight"], WEIGHTS["head.weight"])
     assert report.problems == ()
     spec = fakes.search_spec(space=MINE)
-    assert isinstance(validate.space_of(spec.space, spec.data, store), SpaceOfModel)
+    assert isinstance(validate.space_of(spec.space, spec.data, spec.precision, store), SpaceOfModel)
 
 
 def test_a_worker_receives_the_model(store: Store) -> None:

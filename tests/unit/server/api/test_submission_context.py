@@ -52,7 +52,7 @@ def test_check_of_a_device_takes_one_transaction(store: Store) -> None:
 def test_context_holds_predictors_and_the_parent(store: Store) -> None:
     parent = fakes.add_search(store, by=Principal("ada", frozenset({"submit"})))
     spec = fakes.search_spec(supernet=parent)
-    space = validate.space_of(spec.space, spec.data, store)
+    space = validate.space_of(spec.space, spec.data, spec.precision, store)
     context = store.queries.submission_context(spec, space.id)
     assert context.device_names == ("bench",)
     assert context.predictors == {"bench": StoredPredictor("flat", store.blobs.put(fakes.predictor_bytes()))}
