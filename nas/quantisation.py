@@ -4,16 +4,21 @@ As ``nas.export.quantise_int8`` has onnxruntime do it: weights per output channe
 tensor in 8 bits over the range that they have on calibration images. Inputs of convolutions and dense layers and
 outputs of dense layers are quantised; what lies between, which the runtime quantises too where it can, stays float32.
 Batch norms change nothing: they are folded into convolutions, and a scale per output channel is a scale of its weights.
+
+Training with the rounding (``rounded``) lets weights adapt to it; gradients pass as if nothing were rounded (Jacob et
+al., Quantization and training of neural networks for efficient integer-arithmetic-only inference, CVPR 2018).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nas.core.errors import InvalidInput
@@ -57,9 +62,13 @@ def selected_layers(layers: Sequence[nn.Module], int8: Sequence[bool] | None) ->
 
 def quantised_weight(weight: Tensor) -> Tensor:
     """A weight of which the first axis is the output channel, rounded per channel."""
-    largest = weight.detach().abs().flatten(1).amax(dim=1).clamp(min=1e-12)
+    return _round_weight(weight.detach())
+
+
+def _round_weight(weight: Tensor) -> Tensor:
+    largest = weight.detach().float().abs().flatten(1).amax(dim=1).clamp(min=1e-12)
     zero = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(weight.detach(), largest / 64, zero, 0, *_WEIGHT_RANGE)
+    return torch.fake_quantize_per_channel_affine(weight.float(), largest / 64, zero, 0, *_WEIGHT_RANGE)
 
 
 def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
@@ -67,6 +76,45 @@ def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-12) / _ACTIVATION_LEVELS
     return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, _ACTIVATION_LEVELS)
+
+
+@contextmanager
+def rounded(layers: Iterable[nn.Conv2d | nn.Linear]) -> Iterator[None]:
+    """While it lasts, these layers compute with the rounding of int8 and learn through it. Activations are rounded over
+    the range that they have in each batch."""
+    changed = [*layers]
+    for layer in changed:
+        layer.forward = partial(_rounded_forward, layer)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in changed:
+            del layer.forward
+
+
+def layers_in_order(module: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
+    """The convolutions and dense layers of a module in the order in which they run; its mode stays as it is."""
+    was_training = module.training
+    inputs, _ = _ranges(module.eval(), [x_BCHW])
+    module.train(was_training)
+    return [*inputs]
+
+
+def _rounded_forward(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
+    weight, rounded_x = _round_weight(layer.weight), _round_batch(x)
+    if isinstance(layer, nn.Conv2d):
+        convolved: Tensor = layer._conv_forward(rounded_x, weight, layer.bias)
+        return convolved
+    return _round_batch(F.linear(rounded_x, weight, layer.bias))
+
+
+def _round_batch(x: Tensor) -> Tensor:
+    x = x.float()
+    low, high = (bound.detach() for bound in torch.aminmax(x))
+    low, high = low.clamp(max=0.0), high.clamp(min=0.0)
+    scale = (high - low).clamp(min=1e-12) / _ACTIVATION_LEVELS
+    zero = (-low / scale).round().to(torch.int32)
+    return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, _ACTIVATION_LEVELS)
 
 
 def _ranges(module: nn.Module, batches: Iterable[Tensor]) -> tuple[Ranges, Ranges]:

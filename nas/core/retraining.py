@@ -105,7 +105,10 @@ class RetrainSpec(RecipeFields):
     ``lr``, ``weight_decay`` and ``augmentation`` (strength of the default augmentation): None: trials vary them.
     ``drop_path``: with which probability an operation gives nothing for an image at the end of training, from 0 at its
     beginning. ``auxiliary``: how much the loss of a second classifier counts, in the middle of the network. None: as
-    published with the space, which is none but for large networks of cells."""
+    published with the space, which is none but for large networks of cells.
+
+    ``quantised_epochs``: the last so many epochs are computed with the rounding of the search's precision, so that the
+    weights adapt to it (quantisation-aware training); for searches in int8 or mixed precision."""
 
     networks: int = Field(default=8, ge=1, le=1_000)
     epochs: int = Field(default=60, ge=1, le=100_000)
@@ -123,6 +126,7 @@ class RetrainSpec(RecipeFields):
     augmentation: float | None = Field(default=None, ge=0, le=5)
     drop_path: float | None = Field(default=None, ge=0, lt=1)
     auxiliary: float | None = Field(default=None, ge=0, le=10)
+    quantised_epochs: int = Field(default=0, ge=0)
 
     @model_validator(mode="after")
     def _makes_sense(self) -> RetrainSpec:
@@ -130,6 +134,12 @@ class RetrainSpec(RecipeFields):
             raise ValueError(
                 f"warmup_epochs: expected less than epochs, which is {self.epochs}, got {self.warmup_epochs:g}"
             )
+        if self.quantised_epochs > self.epochs:
+            raise ValueError(
+                f"quantised_epochs: expected at most epochs, which is {self.epochs}, got {self.quantised_epochs}"
+            )
+        if self.quantised_epochs and self.compiled:
+            raise ValueError("compiled: expected false with quantised_epochs, in which layers compute otherwise")
         if self.teacher == "none" and self.distillation != DistillationSpec():
             raise ValueError("distillation: expected a teacher to learn from, got teacher 'none'")
         return self

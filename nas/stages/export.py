@@ -137,6 +137,8 @@ def training_record(spec: SearchSpec, state: SearchState, network: str) -> Train
     epochs = [trial.epochs for trial in result.trials or () if trial.network == network]
     recipe: dict[str, float | None] = {**retrained.values, "batch_size": spec.retrain.batch_size}
     recipe |= spec.retrain.model_dump(include=HYPERPARAMETERS)
+    if spec.retrain.quantised_epochs:
+        recipe["quantised_epochs"] = spec.retrain.quantised_epochs
     if result.teacher is not None:
         recipe |= {f"distillation_{name}": value for name, value in spec.retrain.distillation.model_dump().items()}
     return TrainingRecord(

@@ -18,6 +18,8 @@ from nas.core.regularisers import regularisers
 from nas.core.retraining import RetrainSpec
 from nas.core.rng import Stream, derive_seed
 from nas.core.tuning import EpochResult, Trial, TrialState, TrialStatus
+from nas.mixed_precision import int8_mask
+from nas.stages.precision import in_precision
 from nas.stages.subnets import Subnets, read_supernet
 from nas.stages.teachers import load_teacher
 from nas.supernet import Supernet
@@ -53,7 +55,8 @@ class Learning:
     supernet: str | None = None
 
     def __call__(self, trial: Trial, blob: str | None) -> Iterator[EpochResult]:
-        """Scores are the merit of the network on the validation images, of which more is better. Raises Diverged.
+        """Scores are the merit of the network on the validation images, in the precision of the search; more is better.
+        Raises Diverged.
 
         When the time of the search is up, the epoch is the last, and a trial that has not begun is not begun; but the
         first of each network has one epoch at least, so that every network is trained."""
@@ -74,7 +77,8 @@ class Learning:
         for epoch in range(len(state.scores), settings.epochs):
             trainer.epoch(epoch)
             subnets.recalibrate(trainer.evaluated, arch)
-            quality = subnets.score(trainer.evaluated, arch, problem.data.val).quality
+            network = in_precision(subnets, trainer.evaluated, arch)
+            quality = subnets.score(network, arch, problem.data.val).quality
             finished = epoch + 1 == settings.epochs
             cut = not finished and self.is_out_of_time()
             status: TrialStatus = "finished" if finished else "cut" if cut else "running"
@@ -127,6 +131,7 @@ def begin_training(
         recipe,
         seed,
         sources.teacher,
+        int8_mask(problem.space, arch, problem.spec.precision),
     )
     return subnets, trainer
 
@@ -159,6 +164,7 @@ def recipe_of(problem: Problem, values: Mapping[str, float], arch: Arch | None =
         drop_path=strengths["drop_path"],
         auxiliary=strengths["auxiliary"],
         distillation=Distillation(how.temperature, how.weight, how.features),
+        quantised_epochs=settings.quantised_epochs,
         execution=TrainingExecution.of(settings),
         chooses_precision=settings.precision == "auto",
     )

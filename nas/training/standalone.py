@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -17,6 +17,7 @@ from nas.core.errors import Diverged
 from nas.core.ports import Dataset
 from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
+from nas.quantisation import layers_in_order, rounded, selected_layers
 from nas.training.augment import Augmentation, MixedImages, mixup, resize
 from nas.training.criterion import Criterion
 from nas.training.distillation import (
@@ -40,7 +41,7 @@ class StandaloneRecipe(Recipe):
     """Hyperparameters. ``lr`` is for ``batch_size`` images, with linear warm-up over ``warmup_epochs`` (None: a tenth
     of the epochs, two at most) and cosine decay. ``drop_path``: its probability in the last epoch, rising linearly.
     ``auxiliary``: the weight of the auxiliary classifier's loss. ``distillation``: what a teacher, if there is one,
-    contributes."""
+    contributes. ``quantised_epochs``: the last so many are computed with the rounding of int8."""
 
     epochs: int
     lr: float
@@ -48,6 +49,7 @@ class StandaloneRecipe(Recipe):
     drop_path: float = 0.0
     auxiliary: float = 0.0
     distillation: Distillation = field(default_factory=Distillation)
+    quantised_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ class BatchOrigin:
 
 
 class StandaloneTrainer:
-    """Trains a network in place. Everything random derives from (seed, epoch, step)."""
+    """Trains a network in place. Everything random derives from (seed, epoch, step). ``int8``: which convolutions and
+    dense layers are rounded in the ``quantised_epochs`` of the recipe, in the order in which they run; None: all."""
 
     def __init__(
         self,
@@ -74,8 +77,13 @@ class StandaloneTrainer:
         recipe: StandaloneRecipe,
         seed: int,
         teacher: Teacher | None = None,
+        int8: Sequence[bool] | None = None,
     ) -> None:
         self.module = in_fast_weight_layout(module, resolution)
+        self._int8_layers: list[nn.Conv2d | nn.Linear] = []
+        if recipe.quantised_epochs:
+            x_BCHW = torch.zeros(2, data.shape.channels, resolution, resolution, device=pipeline.device)
+            self._int8_layers = selected_layers(layers_in_order(module, x_BCHW), int8)
         self._loader = BatchLoader(pipeline, data.train, recipe.batch_size, seed)
         self.per_epoch = self._loader.per_epoch
         self._resolution, self._pipeline = resolution, pipeline
@@ -126,7 +134,9 @@ class StandaloneTrainer:
         if not self.module.training:  # walking through all modules takes a tenth of a small step
             self.module.train()
         drop_path = self._recipe.drop_path * epoch / self._recipe.epochs
-        total = self._trainer.gradients(size, lambda part: iter([self._loss(images(part), drop_path)]))
+        is_quantised = epoch >= self._recipe.epochs - self._recipe.quantised_epochs
+        with rounded(self._int8_layers if is_quantised else ()):
+            total = self._trainer.gradients(size, lambda part: iter([self._loss(images(part), drop_path)]))
         self._trainer.update(self._optimiser, self._average, self.module)
         return float(total)
 

@@ -29,7 +29,8 @@ _COST_BOUNDS = {  # objective: label, step format, hint
     "energy": ("Energy bound (mJ)", "%g", "for devices whose table has energies; makes it an objective"),
 }
 
-_RECIPE = {*RecipeFields.model_fields, "distillation", "lr", "weight_decay", "augmentation", "drop_path", "auxiliary"}
+_OF_RETRAINING = {"distillation", "lr", "weight_decay", "augmentation", "drop_path", "auxiliary", "quantised_epochs"}
+_RECIPE = {*RecipeFields.model_fields, *_OF_RETRAINING}
 
 C = TypeVar("C", bound=ValueElement[Any])
 SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it

@@ -39,11 +39,11 @@ def test_groups_are_the_numbered_parts_and_what_is_around_them() -> None:
     assert cells[1].name.startswith("cell1_to_cell")
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3", "nas_bench_201", "resnet20_downsampling"])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "resnet20_downsampling"])
 def test_precisions_meet_the_layers_of_torch_and_of_the_exported_model(name: str) -> None:
     space = mixed(name)
     net = space.supernet(0).eval()
-    for arch in random_archs(space, 3):
+    for arch in random_archs(space, 2):
         in_int8, module, x = (
             space.int8_operators(arch),
             net.subnet(arch).eval(),

@@ -9,7 +9,14 @@ from torch import nn
 
 from nas.core.errors import InvalidInput
 from nas.export import open_session, quantise_int8, run_session, to_onnx
-from nas.quantisation import quantised, quantised_activation, quantised_weight
+from nas.quantisation import (
+    layers_in_order,
+    quantised,
+    quantised_activation,
+    quantised_weight,
+    rounded,
+    selected_layers,
+)
 
 
 def network() -> nn.Module:
@@ -77,3 +84,28 @@ def test_the_module_itself_stays_as_it_is() -> None:
 def test_a_module_without_layers_cannot_be_quantised() -> None:
     with pytest.raises(InvalidInput, match="expected convolutions or dense layers"):
         quantised(nn.ReLU(), [images(2)])
+
+
+def test_training_with_the_rounding_computes_as_the_quantised_network_does() -> None:
+    module, x = network(), images(16)
+    layers = layers_in_order(module, x)
+    with rounded(selected_layers(layers, None)):
+        assert torch.allclose(module(x), quantised(module, [x])(x), atol=1e-5)
+    with rounded(selected_layers(layers, (False, False, True, False))):
+        assert torch.allclose(module(x), quantised(module, [x], (False, False, True, False))(x), atol=1e-5)
+
+
+def test_gradients_pass_the_rounding_and_the_module_is_itself_afterwards() -> None:
+    module, x = network(), images(16)
+    names, before = [*module.state_dict()], module(x).detach()
+    module(x).square().sum().backward()
+    exact = [p.grad.clone() for p in module.parameters() if p.grad is not None]
+    module.zero_grad()
+    with rounded(selected_layers(layers_in_order(module, x), None)):
+        module(x).square().sum().backward()
+    learned = [p.grad for p in module.parameters() if p.grad is not None]
+    assert len(learned) == len(exact)
+    for a, b in zip(learned, exact, strict=True):
+        assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.9
+    assert torch.equal(module(x).detach(), before)
+    assert [*module.state_dict()] == names

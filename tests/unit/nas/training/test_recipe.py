@@ -395,3 +395,17 @@ def test_checkpoints_from_before_averages_and_teachers_are_read(data: Dataset) -
     resumed = begin(data, PLAIN)
     resumed.load_state_dict(weights)
     assert trainer.epoch(1) == resumed.epoch(1)
+
+
+def test_the_last_epochs_are_computed_with_rounding_and_go_on_from_a_checkpoint(data: Dataset) -> None:
+    plain = StandaloneRecipe(epochs=2, batch_size=16, lr=0.05)
+    recipe = replace(plain, quantised_epochs=1)
+    trainers = [begin(data, r) for r in (plain, recipe)]
+    [of_plain, of_rounded] = [[trainer.epoch(i) for i in range(2)] for trainer in trainers]
+    assert of_plain[0] == of_rounded[0]
+    assert of_plain[1] != of_rounded[1]
+    resumed = begin(data, recipe)
+    first = begin(data, recipe)
+    first.epoch(0)
+    resumed.load_state_dict(stored(first))
+    assert resumed.epoch(1) == of_rounded[1]
