@@ -28,7 +28,7 @@ import httpx
 from agent.service import AGENT_BUSY, CONFLICT, NOT_FOUND, STOPPED, ServiceClient, ServiceError
 from nas.core.device import MeasurementProtocol
 from nas.core.errors import HwnasError, MeasurementRefused
-from nas.core.runtimes import DEFAULT_RUNTIME, Execution, RuntimeTarget, runtime_names
+from nas.core.runtimes import DEFAULT_RUNTIME, PRECISIONS, Execution, RuntimeTarget, runtime_names
 from nas.core.timing import MeasurementTask, Timing
 from predictors.measurement.isolated import profile_machine, time_isolated
 from predictors.measurement.machine import describe_machine, require_cores
@@ -246,9 +246,7 @@ def _parser() -> argparse.ArgumentParser:
         help="its execution provider, device or delegate, such as CUDAExecutionProvider or NPU",
     )
     parser.add_argument("--batch", type=_positive, default=1, help="images at once (1)")
-    parser.add_argument(
-        "--precision", choices=("float32", "int8", "mixed"), default="float32", help="of the networks (float32)"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, default="float32", help="of the networks (float32)")
     parser.add_argument(
         "--command", help="with --runtime command: a program that gets a model file and prints its latency as JSON"
     )
@@ -280,6 +278,7 @@ def way_of(options: argparse.Namespace) -> MeasuredWay:
         tuple(program),
         options.command_limit,
         1e9 * options.peak_gmacs,
+        options.precision,
     )
     protocol = MeasurementProtocol(threads=options.threads, batch=options.batch, precision=options.precision)
     return MeasuredWay(execution, protocol)

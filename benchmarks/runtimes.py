@@ -32,7 +32,7 @@ from nas.core.events import SearchState, fold
 from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from nas.core.runtimes import Execution, Precision, RuntimeTarget
 from nas.core.spec import DeviceSpec, SpaceSpec
-from nas.export import quantise_for_timing, to_onnx_for_timing
+from nas.export import converted_for_timing, to_onnx_for_timing
 from predictors.measurement.isolated import profile_machine, time_isolated
 from predictors.measurement.protocol import judge
 from predictors.onboarding.measured import onboard
@@ -99,8 +99,8 @@ class Models:
 
     def _of(self, arch: Arch, precision: Precision) -> bytes:
         shape = self._space.input_shape(arch)
-        if precision == "int8":
-            return quantise_for_timing(self.of(arch, "float32"), shape)
+        if precision != "float32":
+            return converted_for_timing(self.of(arch, "float32"), precision, shape)
         return to_onnx_for_timing(self._net.subnet(arch), shape)
 
 

@@ -27,6 +27,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import nn
 
 from nas.core.errors import ExportMismatch, InvalidInput
+from nas.core.runtimes import Precision
 from nas.spaces.activation_memory import peak
 
 OPSET = 17
@@ -197,14 +198,6 @@ def quantise_int8(onnx_bytes: bytes, calibration_images: Images, int8: Sequence[
         return quantised.read_bytes()
 
 
-def quantise_for_timing(
-    onnx_bytes: bytes, input_shape: tuple[int, int, int], int8: Sequence[bool] | None = None
-) -> bytes:
-    """As ``quantise_int8``, calibrated on random images: latency depends on the graph, not on its numbers."""
-    images = np.random.default_rng(0).uniform(0.0, 255.0, (8, *input_shape)).astype(np.float32)
-    return quantise_int8(onnx_bytes, images, int8)
-
-
 def _in_float32(graph: onnx.GraphProto, int8: Sequence[bool]) -> list[str]:
     """The nodes that are not quantised: convolutions and dense layers that are not int8, what follows each up to the
     next, and with the first what is before it."""
@@ -216,6 +209,31 @@ def _in_float32(graph: onnx.GraphProto, int8: Sequence[bool]) -> list[str]:
     starts = [0, *weighted[1:]]
     parts = zip(starts, ends, int8, strict=True)
     return [node.name for start, end, is_int8 in parts if not is_int8 for node in graph.node[start:end]]
+
+
+def to_float16(onnx_bytes: bytes) -> bytes:
+    """The model in float16: weights and activations. Input and output stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # takes a while to import
+
+    model = convert_float_to_float16(onnx.load_model_from_string(onnx_bytes), keep_io_types=True)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def converted(
+    onnx_bytes: bytes, precision: Precision, calibration_images: Images, int8: Sequence[bool] | None = None
+) -> bytes:
+    """The model in a precision; ``calibration_images`` and ``int8`` as ``quantise_int8`` has them."""
+    if precision == "float32":
+        return onnx_bytes
+    return to_float16(onnx_bytes) if precision == "float16" else quantise_int8(onnx_bytes, calibration_images, int8)
+
+
+def converted_for_timing(
+    onnx_bytes: bytes, precision: Precision, input_shape: tuple[int, int, int], int8: Sequence[bool] | None = None
+) -> bytes:
+    """The model in a precision, calibrated on random images: latency depends on the graph, not on its numbers."""
+    images = np.random.default_rng(0).uniform(0.0, 255.0, (8, *input_shape)).astype(np.float32)
+    return converted(onnx_bytes, precision, images, int8)
 
 
 class _Calibration(CalibrationDataReader):  # type: ignore[misc]

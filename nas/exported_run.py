@@ -103,12 +103,14 @@ def main() -> None:
     quantised = parser.add_mutually_exclusive_group()
     quantised.add_argument("--int8", action="store_true", help="use model.int8.onnx")
     quantised.add_argument("--mixed", action="store_true", help="use model.mixed.onnx")
+    quantised.add_argument("--float16", action="store_true", help="use model.float16.onnx")
     parser.add_argument("--logits", type=Path, help="also write the outputs to this .npy or .npz file")
     arguments = parser.parse_args()
 
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    name = "model.int8.onnx" if arguments.int8 else "model.mixed.onnx" if arguments.mixed else "model.onnx"
+    chosen = [f"{name}." for name in ("int8", "mixed", "float16") if getattr(arguments, name)]
+    name = f"model.{''.join(chosen)}onnx"
     if name not in manifest["files"]:
         parser.error(f"this package holds no {name}")
     model = (folder / name).read_bytes()

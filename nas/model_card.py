@@ -59,6 +59,7 @@ _WORDS: Mapping[LabelKind, _TaskWords] = {
 FILES = {
     "model.onnx": "the network in float32",
     "model.int8.onnx": "the network in int8; its figures are its own, see above",
+    "model.float16.onnx": "the network in float16",
     "model.mixed.onnx": "the network with some groups of layers in int8, as architecture.json lists them",
     "weights.safetensors": "the weights as torch had them",
     "architecture.json": "the architecture: choices and layers",
@@ -66,6 +67,7 @@ FILES = {
 }
 MODEL_FILES: Mapping[Precision, str] = {
     "float32": "model.onnx",
+    "float16": "model.float16.onnx",
     "int8": "model.int8.onnx",
     "mixed": "model.mixed.onnx",
 }
@@ -116,7 +118,7 @@ alone; check it on your own images before you rely on it.
 def _metric_rows(manifest: Manifest) -> list[str]:
     rows = []
     for name, metric in manifest["metrics"].items():
-        precision = next((p for p in ("int8", "mixed") if name.startswith(f"{p}_")), None)
+        precision = next((p for p in MODEL_FILES if name.startswith(f"{p}_")), None)
         info = metric_info(name.removeprefix(f"{precision}_"))
         label = info.label if precision is None else f"{info.label}, {precision} model"
         counted = info.kind == "exact" and not info.unit

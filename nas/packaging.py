@@ -35,6 +35,7 @@ from nas.export import (
     InUnits,
     Normalised,
     Parity,
+    converted,
     frozen_copy,
     open_session,
     quantise_int8,
@@ -44,14 +45,15 @@ from nas.export import (
 )
 from nas.model_card import MODEL_FILES, model_card
 
+_FURTHER: tuple[Precision, ...] = ("float16", "mixed")  # precisions of models that only searches in them have
 _VERSIONED = ("hwnas", "torch", "onnx", "onnxruntime")
 
 
 @dataclass(frozen=True)
 class PackageReport:
     """The checks that a package passed. ``max_abs_err``: the largest difference of outputs between torch and ONNX.
-    Scores by the measures of the ``task`` are those on test images, ``int8`` and ``mixed`` None without such a model.
-    ``sizes``: bytes by file name."""
+    Scores by the measures of the ``task`` are those on test images, ``int8`` None without such a model, ``further`` by
+    the precisions of others. ``sizes``: bytes by file name."""
 
     task: Task
     class_names: tuple[str, ...]
@@ -60,11 +62,11 @@ class PackageReport:
     onnx: TaskScores
     int8: TaskScores | None
     sizes: Mapping[str, int] = field(default_factory=dict)
-    mixed: TaskScores | None = None
+    further: Mapping[Precision, TaskScores] = field(default_factory=dict)
 
     def scores_in(self, precision: Precision) -> TaskScores:
         """Those of the model of a precision, or of the float32 model where there is none."""
-        return {"int8": self.int8, "mixed": self.mixed}.get(precision) or self.onnx
+        return (self.int8 if precision == "int8" else self.further.get(precision)) or self.onnx
 
     @property
     def by_class(self) -> dict[str, float | None]:
@@ -87,7 +89,7 @@ class PackageReport:
             f"{name}_torch": self.torch.quality,
             f"{name}_onnx": self.onnx.quality,
             f"int8_{name}": None if self.int8 is None else self.int8.quality,
-            **({} if self.mixed is None else {f"mixed_{name}": self.mixed.quality}),
+            **{f"{precision}_{name}": scores.quality for precision, scores in self.further.items()},
             **self.onnx.further,
             **({f"{self.task.by_class}_by_class": self.by_class} if self.by_class else {}),
             **self.confusion,
@@ -139,8 +141,8 @@ def package(
     sample = calibration_sample(data, seed, height, width, calibration_images)
     if int8:
         models[MODEL_FILES["int8"]] = quantise_int8(models["model.onnx"], sample)
-    if precision == "mixed":
-        models[MODEL_FILES["mixed"]] = quantise_int8(models["model.onnx"], sample, int8_layers)
+    if precision in ("mixed", "float16"):
+        models[MODEL_FILES[precision]] = converted(models["model.onnx"], precision, sample, int8_layers)
     report = _evaluate(network, models, data, height, width)
     files = {
         **models,
@@ -216,9 +218,9 @@ def _metrics_json(
     scores = {task.tested: own.quality}
     scores |= {m.metric("test").name: own.further[m.name] for m in task.further}
     record |= {name: _metric_json(name, value) for name, value in scores.items()}
-    for name, of_precision in (("int8", report.int8), ("mixed", report.mixed)):
-        if of_precision is not None:
-            record[f"{name}_{task.tested}"] = {**_metric_json(task.tested, of_precision.quality), "precision": name}
+    others = ({} if report.int8 is None else {"int8": report.int8}) | dict(report.further)
+    for other, tested in others.items():
+        record[f"{other}_{task.tested}"] = {**_metric_json(task.tested, tested.quality), "precision": other}
     return dict(sorted(record.items()))
 
 
@@ -272,7 +274,7 @@ def _evaluate(network: nn.Module, models: Mapping[str, bytes], data: Dataset, he
         scorers["torch"].scores(),
         scorers["model.onnx"].scores(),
         scorers[MODEL_FILES["int8"]].scores() if MODEL_FILES["int8"] in scorers else None,
-        mixed=scorers[MODEL_FILES["mixed"]].scores() if MODEL_FILES["mixed"] in scorers else None,
+        further={p: scorers[MODEL_FILES[p]].scores() for p in _FURTHER if MODEL_FILES[p] in scorers},
     )
 
 

@@ -1,4 +1,4 @@
-"""Static int8 quantisation simulated in torch, so that candidates can be scored with it before they are exported.
+"""Static int8 quantisation, and float16, simulated in torch, so that candidates are scored before they are exported.
 
 As ``nas.export.quantise_int8`` has onnxruntime do it: weights per output channel in 7 bits around 0, activations per
 tensor in 8 bits over the range that they have on calibration images. Inputs of convolutions and dense layers and
@@ -76,6 +76,23 @@ def quantised_activation(x: Tensor, low: float, high: float) -> Tensor:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max(high - low, 1e-12) / _ACTIVATION_LEVELS
     return torch.fake_quantize_per_tensor_affine(x, scale, round(-low / scale), 0, _ACTIVATION_LEVELS)
+
+
+def in_float16(module: nn.Module) -> nn.Module:
+    """A copy of a module in eval mode that computes as its float16 model does: weights, and what convolutions and dense
+    layers read and give, have the numbers of float16."""
+    simulated = copy.deepcopy(module).eval()
+    with torch.no_grad():
+        for layer in simulated.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.copy_(_as_float16(layer.weight))
+                layer.register_forward_pre_hook(lambda _, inputs: (_as_float16(inputs[0]), *inputs[1:]))
+                layer.register_forward_hook(lambda _layer, _inputs, output: _as_float16(output))
+    return simulated
+
+
+def _as_float16(x: Tensor) -> Tensor:
+    return x.half().float()
 
 
 @contextmanager

@@ -68,7 +68,7 @@ from nas.datasets.prepared.prepare import WriteShards
 from nas.datasets.storage import Preparation, loading
 from nas.energy import energy_aware
 from nas.engine import estimate_search_cost, run_search, stages_of
-from nas.export import quantise_for_timing, to_onnx_for_timing
+from nas.export import converted_for_timing, to_onnx_for_timing
 from nas.fleet import FleetPredictor
 from nas.mixed_precision import in_precision_of, int8_mask
 from nas.models.stored import load_parent
@@ -215,7 +215,7 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     def export(arch: Arch) -> bytes:
         shape = space.input_shape(arch)
         model = to_onnx_for_timing(net.subnet(arch), shape)
-        return model if precision == "float32" else quantise_for_timing(model, shape, int8_mask(space, arch, precision))
+        return converted_for_timing(model, precision, shape, int8_mask(space, arch, precision))
 
     relatives = payload.relative_blobs
     profile = payload.profile

@@ -139,7 +139,8 @@ class DeviceProfile:
     @property
     def execution(self) -> Execution:
         """How models are run on it."""
-        return Execution(self.target, self.protocol.threads, self.protocol.batch)
+        protocol = self.protocol
+        return Execution(self.target, protocol.threads, protocol.batch, precision=protocol.precision)
 
     @property
     def measurable(self) -> bool:

@@ -25,18 +25,20 @@ class Placement:
 
     ``provider`` is the one that the device names (a runtime may call it delegate or device). ``nodes`` counts nodes by
     provider, ``ms`` is the time by provider as the runtime's profiler reports it, empty where it reports none.
-    ``fallback`` lists the operators that another provider ran, sorted.
+    ``fallback`` lists the operators that another provider ran, sorted; ``in_float32`` those of a float16 network that
+    were computed in float32 all the same.
     """
 
     provider: str
     nodes: Mapping[str, int] = field(default_factory=dict)
     ms: Mapping[str, float] = field(default_factory=dict)
     fallback: tuple[str, ...] = ()
+    in_float32: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
-        """Whether the device's own provider ran all of the network."""
-        return not self.fallback
+        """Whether the device's own provider ran all of the network, in its precision."""
+        return not self.fallback and not self.in_float32
 
     def share(self, provider: str) -> float:
         """The share of a provider, or of a kind of ``KINDS``, 0 to 1: of the time, or of the nodes where no times are
@@ -53,16 +55,19 @@ class Placement:
     def sentence(self) -> str:
         """For people, such as ``3 of 12 nodes ran outside CUDAExecutionProvider: Resize, TopK``."""
         total = sum(self.nodes.values())
-        if self.complete:
-            return f"all {total} nodes ran on {self.provider}"
-        more = f" and {len(self.fallback) - _NAMED} more" if len(self.fallback) > _NAMED else ""
-        outside = total - self.nodes.get(self.provider, 0)
-        return f"{outside} of {total} nodes ran outside {self.provider}: {', '.join(self.fallback[:_NAMED])}{more}"
+        sentences = []
+        if self.fallback:
+            outside = total - self.nodes.get(self.provider, 0)
+            sentences.append(f"{outside} of {total} nodes ran outside {self.provider}: {_listed(self.fallback)}")
+        if self.in_float32:
+            sentences.append(f"computed in float32 instead of float16: {_listed(self.in_float32)}")
+        return "; ".join(sentences) or f"all {total} nodes ran on {self.provider}"
 
     @staticmethod
     def from_json(record: JsonObject) -> Placement:
         """From the JSON form of ``dataclasses.asdict``."""
-        return Placement(record["provider"], record["nodes"], record["ms"], tuple(record["fallback"]))
+        in_float32 = tuple(record.get("in_float32", ()))
+        return Placement(record["provider"], record["nodes"], record["ms"], tuple(record["fallback"]), in_float32)
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,11 @@ def placement_of(provider: str, layers: tuple[LayerTime, ...]) -> Placement:
         ms[layer.provider] = ms.get(layer.provider, 0.0) + layer.ms
     fallback = sorted({layer.operator for layer in layers if layer.provider != provider})
     return Placement(provider, nodes, ms, tuple(fallback))
+
+
+def _listed(operators: Sequence[str]) -> str:
+    more = f" and {len(operators) - _NAMED} more" if len(operators) > _NAMED else ""
+    return f"{', '.join(operators[:_NAMED])}{more}"
 
 
 def _is_of(name: str, provider: str) -> bool:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from nas.core import entry_points
 from nas.core.errors import InvalidPlugin, MeasurementRefused
 from nas.core.placement import LayerTime, Placement
 
-Precision = Literal["float32", "int8", "mixed"]
+Precision = Literal["float32", "float16", "int8", "mixed"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 DEFAULT_RUNTIME = "onnxruntime"
 
 
@@ -39,7 +40,8 @@ class RuntimeTarget:
 @dataclass(frozen=True)
 class Execution:
     """How a model is run: by what, with how many threads and images at once. ``program``: the command line of a runtime
-    that is a program, which may take ``limit_s`` for a model, on hardware of at most ``peak_macs_per_s``."""
+    that is a program, which may take ``limit_s`` for a model, on hardware of at most ``peak_macs_per_s``.
+    ``precision``: of the models, which a runtime may compute in another one."""
 
     target: RuntimeTarget = RuntimeTarget()
     threads: int = 1
@@ -47,6 +49,7 @@ class Execution:
     program: tuple[str, ...] = ()
     limit_s: float = 600.0
     peak_macs_per_s: float = 1e15
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

@@ -312,10 +312,10 @@ class SearchSpec(_Strict):
             raise ValueError(
                 f"precision: expected float32 for smaller versions of a model of yours, got {self.precision!r}"
             )
-        if self.precision == "float32" and self.retrain is not None and self.retrain.quantised_epochs:
+        if self.precision not in ("int8", "mixed") and self.retrain is not None and self.retrain.quantised_epochs:
             raise ValueError(
-                "retrain.quantised_epochs: expected 0 for a search in float32, whose models are not quantised, got "
-                f"{self.retrain.quantised_epochs}"
+                f"retrain.quantised_epochs: expected 0 for a search in {self.precision}, whose models are not in int8, "
+                f"got {self.retrain.quantised_epochs}"
             )
         if self.precision == "mixed" and "latency" not in [o.name for o in self.objectives]:
             raise ValueError("objectives: expected latency among those of mixed precision, by which it is allocated")

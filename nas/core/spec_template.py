@@ -42,7 +42,7 @@ MEANINGS: dict[str, str] = {
     "supernet": "the id of a finished search whose trained supernet is used: no training",
     "retrain": "train the best networks alone afterwards, such as {epochs: 30}",
     "fleet": "several devices in place of one, such as {devices: [pi, server], front: each}",
-    "precision": "of the models that are scored, verified and exported: float32, int8 or mixed",
+    "precision": "of the models that are scored, verified and exported: float32, float16, int8 or mixed",
     "placement": "least shares of a network that a provider must run, such as {NnapiExecutionProvider: 0.9}",
     "references": "networks to compare the front with, such as [{name: ours, genes: [0, 1]}]",
 }

@@ -164,6 +164,7 @@ class PlacementBody(Placement):
     nodes: Annotated[dict[Text, Count], Field(max_length=64)] = field()
     ms: Amounts = field()
     fallback: Annotated[tuple[Text, ...], Field(max_length=1_000)] = field()
+    in_float32: Annotated[tuple[Text, ...], Field(max_length=1_000)] = ()
 
 
 @dataclass(frozen=True)

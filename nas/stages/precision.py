@@ -11,10 +11,10 @@ from nas.core.arch import Arch
 from nas.core.ports import Problem, Split
 from nas.core.references import space_of
 from nas.core.tasks import TaskScores
-from nas.export import open_session, quantise_int8, run_session, to_onnx
+from nas.export import converted, open_session, run_session, to_onnx
 from nas.mixed_precision import int8_mask
 from nas.packaging import calibration_sample
-from nas.quantisation import quantised
+from nas.quantisation import in_float16, quantised
 from nas.stages.subnets import Subnets
 
 SIMULATED_IMAGES = 128  # as many as the exported model is calibrated on
@@ -26,6 +26,8 @@ def in_precision(subnets: Subnets, module: nn.Module, arch: Arch) -> nn.Module:
     precision = subnets.problem.spec.precision
     if precision == "float32":
         return module
+    if precision == "float16":
+        return in_float16(module)
     return quantised(module, calibration_batches(subnets, arch), int8_mask(subnets.problem.space, arch, precision))
 
 
@@ -45,7 +47,7 @@ def exported_model(subnets: Subnets, module: nn.Module, arch: Arch) -> bytes:
     if precision == "float32":
         return model
     sample = calibration_sample(problem.data, problem.spec.seed, *shape[1:])
-    return quantise_int8(model, sample, int8_mask(problem.space, arch, precision))
+    return converted(model, precision, sample, int8_mask(problem.space, arch, precision))
 
 
 def score_exported(problem: Problem, model: bytes, arch: Arch, split: Split) -> TaskScores:

@@ -80,7 +80,8 @@ def measure(
     runtime = _timed_runtime(execution)
     watch = watch or _stopwatch(runtime, protocol)
     rng = np.random.default_rng(seed)
-    canary = runtime.load(runtime.prepare(canary_model(), replace(execution, batch=1)), replace(execution, batch=1))
+    of_canary = replace(execution, batch=1, precision="float32")
+    canary = runtime.load(runtime.prepare(canary_model(), of_canary), of_canary)
     waiting = iter(models)
     while group := list(islice(waiting, GROUP)):
         prepared = [runtime.prepare(model, execution) for model in group]

@@ -33,8 +33,9 @@ class OperatorTrial:
 
 def is_worth_trying(profile: DeviceProfile) -> bool:
     """Whether a device may not run some operator: not onnxruntime on the processor, to which everything falls back and
-    for which networks are exported."""
-    return profile.measurable and profile.target not in _RUN_EVERYTHING
+    for which networks are exported, unless in float16."""
+    runs_everything = profile.target in _RUN_EVERYTHING and profile.protocol.precision != "float16"
+    return profile.measurable and not runs_everything
 
 
 def try_operators(

@@ -53,6 +53,8 @@ def prepare(model: bytes, execution: Execution) -> bytes:
     installed, and for operators that it cannot convert."""
     if is_flatbuffer(model):
         return model
+    if execution.precision == "float16":
+        raise MeasurementRefused("LiteRT runs no float16 models that were converted from ONNX: expected float32")
     try:
         import litert_torch
     except ImportError as error:

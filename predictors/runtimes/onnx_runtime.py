@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,6 +32,7 @@ from nas.core.runtimes import (
 
 CPU = "CPUExecutionProvider"
 PROFILED_RUNS = 5  # after one that is not counted
+_NO_WORK = ("Cast", "Reorder")
 _INPUT_TYPES: Mapping[str, type[np.generic]] = {"tensor(float)": np.float32, "tensor(uint8)": np.uint8}
 
 
@@ -63,7 +65,18 @@ def report(model: bytes, execution: Execution) -> RuntimeReport:
             session.run(None, inputs)
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     layers = layer_times(events)
-    return RuntimeReport(placement_of(execution.target.provider or CPU, layers), layers)
+    placement = placement_of(execution.target.provider or CPU, layers)
+    if execution.precision == "float16":
+        placement = replace(placement, in_float32=operators_in_float32(events))
+    return RuntimeReport(placement, layers)
+
+
+def operators_in_float32(events: list[JsonObject]) -> tuple[str, ...]:
+    """The operators of a profile that read float32, sorted, but for those that change type or layout alone. A provider
+    without float16 kernels has its operators computed in float32, between casts that onnxruntime inserts."""
+    kernels = [e for e in events if e.get("cat") == "Node" and str(e.get("name", "")).endswith("_kernel_time")]
+    types = [(str(e["args"]["op_name"]), e["args"].get("input_type_shape") or [{}]) for e in kernels]
+    return tuple(sorted({name for name, inputs in types if "float" in inputs[0] and not name.startswith(_NO_WORK)}))
 
 
 def layer_times(events: list[JsonObject]) -> tuple[LayerTime, ...]:

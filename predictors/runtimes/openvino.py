@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -23,6 +24,7 @@ from nas.core.runtimes import (
 
 CPU = "CPU"
 PROFILED_RUNS = 5  # after one that is not counted
+_NO_WORK = {"Input", "Output", "Const", "Reorder", "Convert"}  # kinds of nodes that change type or layout alone
 _INPUT_TYPES: Mapping[str, type[np.generic]] = {"f32": np.float32, "u8": np.uint8}
 
 
@@ -54,8 +56,10 @@ def report(model: bytes, execution: Execution) -> RuntimeReport:
     provider = first.partition(":")[2].split(",")[0] if ":" in first else first
     devices = _devices(compiled, provider)
     layers = layer_times(runs[1:], devices, provider)
-    placement = placement_of(provider, layers)
-    return RuntimeReport(_with_unseen(placement, devices, compiled), layers)
+    placement = _with_unseen(placement_of(provider, layers), devices, compiled)
+    if execution.precision == "float16":
+        placement = replace(placement, in_float32=_in_float32(compiled))
+    return RuntimeReport(placement, layers)
 
 
 def layer_times(runs: list[Any], devices: Mapping[str, str], provider: str) -> tuple[LayerTime, ...]:
@@ -81,8 +85,17 @@ def _with_unseen(placement: Placement, devices: Mapping[str, str], compiled: Any
         for operator in compiled.get_runtime_model().get_ordered_ops()
         if devices.get(operator.get_friendly_name(), placement.provider) != placement.provider
     }
-    fallback = tuple(sorted({*placement.fallback, *fallen_back}))
-    return Placement(placement.provider, placement.nodes, placement.ms, fallback)
+    return replace(placement, fallback=tuple(sorted({*placement.fallback, *fallen_back})))
+
+
+def _in_float32(compiled: Any) -> tuple[str, ...]:
+    """The kinds of nodes of the compiled model that compute in float32, sorted."""
+    kinds = set()
+    for operator in compiled.get_runtime_model().get_ordered_ops():
+        info = operator.get_rt_info()
+        if "runtimePrecision" in info and info["runtimePrecision"].astype(str) == "f32":
+            kinds.add(info["layerType"].astype(str) if "layerType" in info else operator.get_type_name())
+    return tuple(sorted(kinds - _NO_WORK))
 
 
 def _devices(compiled: Any, provider: str) -> dict[str, str]:
@@ -109,7 +122,7 @@ def _compiled(model: bytes, execution: Execution, profiled: bool = False) -> Any
         "INFERENCE_NUM_THREADS": execution.threads,
         "NUM_STREAMS": "1",
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "f16" if execution.precision == "float16" else "f32",
         "ENABLE_CPU_PINNING": False,
         "PERF_COUNT": profiled,
     }

@@ -87,7 +87,7 @@ def devices_add(
         str | None, typer.Option(help="Its execution provider, device or delegate.", show_default="the processor")
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images at once.")] = DeviceSpec().batch,
-    precision: Annotated[str, typer.Option(help="float32, int8 or mixed.")] = DeviceSpec().precision,
+    precision: Annotated[str, typer.Option(help="float32, float16, int8 or mixed.")] = DeviceSpec().precision,
     unsupported: Annotated[
         str, typer.Option(help="Networks with operators that the provider does not run: exclude or price them.")
     ] = DeviceSpec().unsupported,

@@ -38,7 +38,7 @@ def submit(
     ] = None,
     seed: SeedOption = None,
     precision: Annotated[
-        Literal["float32", "int8", "mixed"] | None,
+        Literal["float32", "float16", "int8", "mixed"] | None,
         typer.Option(help="Of the models that are scored, verified and exported; that of the device."),
     ] = None,
     model: Annotated[

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from nas.client import MEDIA_TYPES, Client
 from nas.core.errors import HwnasError, InvalidInput
+from nas.core.runtimes import PRECISIONS
 from nas.core.spec import DeviceSpec, parse_spec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.predictors import LatencyTableSchema
@@ -81,7 +82,7 @@ class AddForm:
                 self._provider = _field(ui.input("Provider"), "or device of the runtime; empty: the processor")
                 self._threads = _field(ui.number("Threads", value=1, min=1, format="%d"))
                 self._batch = _field(ui.number("Batch", value=1, min=1, format="%d"), "images at once")
-                self._precision = _field(ui.select(["float32", "int8", "mixed"], value="float32", label="Precision"))
+                self._precision = _field(ui.select([*PRECISIONS], value="float32", label="Precision"))
                 self._flops = _field(ui.number("FLOP/s at most", value=2e12, min=1e6, format="%.3g"))
                 self._bandwidth = _field(ui.number("Bytes/s from memory at most", value=5e10, min=1e6, format="%.3g"))
                 self._column = _field(ui.input("Column of the device"), "of a table of several, its ms.NAME")

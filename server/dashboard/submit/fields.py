@@ -12,6 +12,7 @@ from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
 from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
+from nas.core.runtimes import PRECISIONS
 from nas.core.spec import UNTRAINED_BUDGET, DataSpec, FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
 from nas.core.tasks import load_task, task_names
@@ -147,7 +148,7 @@ class SpecFields:
         self._draw_retraining_fields(initial.retrain or RetrainSpec())
         reexplore = ui.number("Refinement rounds", value=initial.budget.reexplore, min=0, max=10, format="%d")
         self._reexplore = self._field(reexplore, "at most, without training, after measured bounds were violated")
-        self._precision = self._select("Precision", ["float32", "int8", "mixed"], initial.precision)
+        self._precision = self._select("Precision", [*PRECISIONS], initial.precision)
         self._seed = self._field(ui.number("Seed", value=initial.seed, min=0, format="%d"))
         self._cpus = self._field(ui.number("Processor cores", value=initial.resources.cpus, min=1, format="%d"))
         self._gpus = self._field(ui.number("GPUs", value=initial.resources.gpus, min=0, format="%d"))

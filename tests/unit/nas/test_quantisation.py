@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from nas.core.errors import InvalidInput
-from nas.export import open_session, quantise_int8, run_session, to_onnx
+from nas.export import open_session, quantise_int8, run_session, to_float16, to_onnx
 from nas.quantisation import (
+    in_float16,
     layers_in_order,
     quantised,
     quantised_activation,
@@ -109,3 +110,15 @@ def test_gradients_pass_the_rounding_and_the_module_is_itself_afterwards() -> No
         assert torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0) > 0.9
     assert torch.equal(module(x).detach(), before)
     assert [*module.state_dict()] == names
+
+
+def test_float16_is_simulated_as_its_model_answers() -> None:
+    module, x = network(), images(64)
+    simulated = in_float16(module)(x).detach().numpy()
+    [runtime] = run_session(open_session(to_float16(to_onnx(module, (3, 8, 8)))), x.numpy())
+    float32 = module(x).detach().numpy()
+    assert 0 < np.abs(simulated - float32).max() < 1e-2 * np.abs(float32).max()
+    assert np.abs(runtime - float32).max() < 1e-2 * np.abs(float32).max()
+    with torch.no_grad():
+        module[0].weight.fill_(1e5)
+    assert not torch.isfinite(in_float16(module)(x)).all()  # numbers that float16 does not have

@@ -27,7 +27,7 @@ from nas.core.runtimes import (
     runtime_names,
 )
 from nas.core.timing import Timing
-from nas.export import quantise_for_timing
+from nas.export import converted_for_timing, to_float16
 from predictors.measurement.energy import find_meter, nvml_meter, rapl_meter
 from predictors.measurement.inspection import Inspection, inspect_in_fork, metered_mj
 from predictors.measurement.isolated import time_isolated
@@ -82,6 +82,20 @@ def measured(placement: Placement | None) -> Measurement:
     return Measurement("p", "d", 1.0, 0.9, 1.1, 10, 0.01, 1.0, placement=placement)
 
 
+def test_float16_that_the_processor_computes_in_float32_is_named_and_verifies_nothing() -> None:
+    """onnxruntime's processor has no float16 convolutions: it converts the weights and computes as before."""
+    execution = Execution(precision="float16")
+    placement = inspect_in_fork(onnx_runtime.ONNXRUNTIME, to_float16(SMALL), execution).placement
+    assert not placement.fallback
+    assert "Conv" in placement.in_float32
+    assert "Cast" not in placement.in_float32
+    assert placement.sentence.startswith("computed in float32 instead of float16: Conv")
+    assert verification_status(measured(placement), 2.0) == "fallback"
+    assert Placement.from_json(json.loads(json.dumps(asdict(placement)))) == placement
+    in_float16 = [node("conv", "Conv", "CUDAExecutionProvider", 9, "float16"), node("c", "Cast", "CUDA", 1, "float")]
+    assert onnx_runtime.operators_in_float32(in_float16) == ()
+
+
 def test_one_node_elsewhere_is_enough_for_a_fallback() -> None:
     layers = onnx_runtime.layer_times(
         [
@@ -101,12 +115,12 @@ def test_one_node_elsewhere_is_enough_for_a_fallback() -> None:
     assert placement.meets({"gpu": 0.9, "CPUExecutionProvider": 0.1})
 
 
-def node(name: str, operator: str, provider: str, us: float) -> dict[str, Any]:
+def node(name: str, operator: str, provider: str, us: float, read: str = "float") -> dict[str, Any]:
     return {
         "cat": "Node",
         "name": f"{name}_kernel_time",
         "dur": us,
-        "args": {"op_name": operator, "provider": provider},
+        "args": {"op_name": operator, "provider": provider, "input_type_shape": [{read: [1]}]},
     }
 
 
@@ -378,7 +392,7 @@ def test_a_device_by_a_program_cannot_be_measured_without_it(program: Callable[.
 
 
 def test_multiplications_are_counted_in_quantised_models_too() -> None:
-    assert count_macs(quantise_for_timing(SMALL, (3, 12, 12))) == count_macs(SMALL) > 10_000
+    assert count_macs(converted_for_timing(SMALL, "int8", (3, 12, 12))) == count_macs(SMALL) > 10_000
 
 
 def test_programs_are_of_another_kind_than_runtimes_that_are_timed() -> None:
