@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from nas.core.arch import Floats
 from nas.core.errors import HwnasError
+from nas.core.gpu_clocks import GpuClocks
 from nas.core.json_types import JsonObject
 from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Execution, Precision, RuntimeTarget
@@ -207,7 +208,8 @@ class Measurement:
     inference, ``warm_load_ms`` a later load; None where they were not timed. ``placement`` says which providers ran the
     network, ``peak_bytes`` by how much the process grew when it loaded and ran it, ``energy_mj`` what an inference took
     as a meter shows; None where the runtime, the system or the machine does not tell. ``layers`` are the times of the
-    network's nodes under the runtime's profiler, which are no part of the value.
+    network's nodes under the runtime's profiler, which are no part of the value. ``gpu`` are the clocks of the GPU that
+    ran it, None where there is none that tells.
     """
 
     protocol: str
@@ -231,6 +233,7 @@ class Measurement:
     peak_bytes: int | None = None
     energy_mj: float | None = None
     layers: tuple[LayerTime, ...] = ()
+    gpu: GpuClocks | None = None
 
     @property
     def half_width(self) -> float | None:
@@ -258,6 +261,7 @@ class Measurement:
                 "samples_ms": tuple(record.get("samples_ms", ())),
                 "placement": Placement.from_json(placement) if placement is not None else None,
                 "layers": tuple(LayerTime.from_json(layer) for layer in record.get("layers", ())),
+                "gpu": GpuClocks.from_json(record["gpu"]) if record.get("gpu") is not None else None,
             }
         )
 

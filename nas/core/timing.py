@@ -11,6 +11,7 @@ from typing import Any
 
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidInput
+from nas.core.gpu_clocks import GpuClocks
 from nas.core.json_types import JsonObject
 from nas.core.placement import LayerTime, Placement
 
@@ -65,7 +66,7 @@ class Sitting:
 @dataclass(frozen=True)
 class Timing:
     """The raw times of one network, by sitting, how long loading its model took in ms, and what ``Measurement`` says of
-    placement, memory, energy and layers."""
+    placement, memory, energy, layers and the clocks of a GPU."""
 
     sittings: tuple[Sitting, ...]
     cold_load_ms: float | None = None
@@ -74,6 +75,7 @@ class Timing:
     peak_bytes: int | None = None
     energy_mj: float | None = None
     layers: tuple[LayerTime, ...] = ()
+    gpu: GpuClocks | None = None
 
     def as_json(self) -> dict[str, Any]:
         """A JSON-ready record; ``Timing.from_json`` reads it back."""
@@ -85,6 +87,7 @@ class Timing:
             "peak_bytes": self.peak_bytes,
             "energy_mj": self.energy_mj,
             "layers": [asdict(layer) for layer in self.layers],
+            "gpu": None if self.gpu is None else asdict(self.gpu),
         }
 
     @staticmethod
@@ -99,6 +102,7 @@ class Timing:
             record.get("peak_bytes"),
             record.get("energy_mj"),
             tuple(LayerTime.from_json(layer) for layer in record.get("layers", ())),
+            None if record.get("gpu") is None else GpuClocks.from_json(record["gpu"]),
         )
 
 

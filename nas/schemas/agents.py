@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field
 
 from nas.core.device import DeviceProfile, MachineNoise
+from nas.core.gpu_clocks import GpuClocks
 from nas.core.jobs import JobKind
 from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Precision
@@ -168,6 +169,17 @@ class PlacementBody(Placement):
 
 
 @dataclass(frozen=True)
+class GpuClocksBody(GpuClocks):
+    """``GpuClocks`` as an agent sends them, with bounds."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    sm_mhz: Annotated[int, Field(ge=0, le=100_000)] = field()
+    max_sm_mhz: Annotated[int, Field(ge=0, le=100_000)] = field()
+    temperature_c: Annotated[int, Field(ge=-273, le=1_000)] = field()
+    throttled: Annotated[tuple[Text, ...], Field(max_length=16)] = ()
+
+
+@dataclass(frozen=True)
 class LayerTimeBody(LayerTime):
     """A ``LayerTime`` as an agent sends it, with bounds."""
 
@@ -190,6 +202,7 @@ class TimingBody(Timing):
     peak_bytes: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     energy_mj: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     layers: Annotated[tuple[LayerTimeBody, ...], Field(max_length=5_000)] = ()
+    gpu: GpuClocksBody | None = None
 
 
 class ResultBody(LeaseBody):

@@ -1,4 +1,5 @@
-"""Energy meters: RAPL of a processor, NVML of an NVIDIA GPU. A machine without one has no measured energy."""
+"""Meters: the energy of a processor by RAPL, energy and clocks of an NVIDIA GPU by NVML. A machine without one has no
+such figures."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
+from nas.core.gpu_clocks import GpuClocks, throttle_reasons
 from nas.core.runtimes import RuntimeTarget
 
 EnergyMeter = Callable[[], float]
@@ -19,7 +21,7 @@ def find_meter(target: RuntimeTarget, powercap: Path = _POWERCAP) -> EnergyMeter
     """The meter of what runs the networks: NVML for NVIDIA's GPUs, else RAPL of the whole processor; None if there is
     none that this user may read."""
     if target.provider.lower().startswith(_GPU_WORDS):
-        return nvml_meter(int(target.provider.partition(":")[2] or 0))
+        return nvml_meter(_gpu_number(target))
     return rapl_meter(powercap)
 
 
@@ -45,6 +47,41 @@ def rapl_meter(powercap: Path = _POWERCAP) -> EnergyMeter | None:
         return total_uj / 1e3
 
     return read
+
+
+def clock_reader(target: RuntimeTarget) -> Callable[[], GpuClocks] | None:
+    """What reads the clocks of the NVIDIA GPU that runs the networks; None without one, or without
+    ``nvidia-ml-py``."""
+    provider = target.provider.lower()
+    return nvml_clocks(_gpu_number(target)) if provider.startswith(_GPU_WORDS) else None
+
+
+def nvml_clocks(gpu: int) -> Callable[[], GpuClocks] | None:
+    """The clocks of a GPU by NVML; None where it does not tell them."""
+    try:
+        import pynvml
+    except ImportError:
+        return None
+
+    def read() -> GpuClocks:
+        return GpuClocks(
+            int(pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+            int(pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+            int(pynvml.nvmlDeviceGetTemperature(handle, pynvml.NVML_TEMPERATURE_GPU)),
+            throttle_reasons(int(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
+        )
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(gpu)
+        read()
+    except pynvml.NVMLError:
+        return None
+    return read
+
+
+def _gpu_number(target: RuntimeTarget) -> int:
+    return int(target.provider.partition(":")[2] or 0)
 
 
 def nvml_meter(gpu: int) -> EnergyMeter | None:

@@ -17,10 +17,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from nas.core.errors import HwnasError, MeasurementRefused
+from nas.core.gpu_clocks import GpuClocks
 from nas.core.json_types import JsonObject
 from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Execution, LoadedModel, Runtime
-from predictors.measurement.energy import EnergyMeter, find_meter
+from predictors.measurement.energy import EnergyMeter, clock_reader, find_meter
 
 METERED_MS = 400.0  # for which a network runs while its energy is metered; meters tick every few milliseconds
 _STATUS = Path("/proc/self/status")
@@ -30,12 +31,14 @@ _RESET_PEAK = Path("/proc/self/clear_refs")
 @dataclass(frozen=True)
 class Inspection:
     """Placement and layer times as the runtime reports them, the bytes by which the process grew while the model was
-    loaded and ran, and the energy of an inference in mJ; None where the system has no such figure."""
+    loaded and ran, the energy of an inference in mJ, and the clocks of a GPU after some inferences; None where the
+    system has no such figure."""
 
     placement: Placement
     layers: tuple[LayerTime, ...] = ()
     peak_bytes: int | None = None
     energy_mj: float | None = None
+    gpu: GpuClocks | None = None
 
     @staticmethod
     def from_json(record: JsonObject) -> Inspection:
@@ -45,6 +48,7 @@ class Inspection:
             tuple(LayerTime.from_json(layer) for layer in record["layers"]),
             record["peak_bytes"],
             record["energy_mj"],
+            None if record.get("gpu") is None else GpuClocks.from_json(record["gpu"]),
         )
 
 
@@ -61,9 +65,24 @@ def inspect(runtime: Runtime, model: bytes, execution: Execution) -> Inspection:
     peak = _resident_bytes("VmHWM")
     meter = find_meter(execution.target)
     energy_mj = None if meter is None else metered_mj(loaded, meter, time.perf_counter)
+    read_clocks = clock_reader(execution.target)
+    gpu = None if read_clocks is None else clocks_under_load(loaded, read_clocks, time.perf_counter)
     report = runtime.report(prepared, execution)
     grown = None if before is None or peak is None else max(0, peak - before)
-    return Inspection(report.placement, report.layers, grown, energy_mj)
+    return Inspection(report.placement, report.layers, grown, energy_mj, gpu)
+
+
+def clocks_under_load(
+    loaded: LoadedModel, read_clocks: Callable[[], GpuClocks], clock_s: Callable[[], float]
+) -> GpuClocks:
+    """The clocks of the GPU once the network has run for ``METERED_MS``, while inferences are still to end."""
+    end_s = clock_s() + METERED_MS / 1e3
+    while clock_s() < end_s:
+        loaded.run()
+    loaded.run()
+    clocks = read_clocks()
+    loaded.synchronise()
+    return clocks
 
 
 def metered_mj(loaded: LoadedModel, meter: EnergyMeter, clock_s: Callable[[], float]) -> float | None:

@@ -159,6 +159,7 @@ def time_isolated(
             placement=inspection.placement,
             peak_bytes=inspection.peak_bytes,
             energy_mj=inspection.energy_mj,
+            gpu=inspection.gpu,
             layers=inspection.layers,
         )
         for of_one, inspection in zip(timed, inspections, strict=True)

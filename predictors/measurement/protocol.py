@@ -369,6 +369,7 @@ def judge(timing: Timing, profile: DeviceProfile) -> Measurement:
         placement=timing.placement,
         peak_bytes=timing.peak_bytes,
         energy_mj=timing.energy_mj,
+        gpu=timing.gpu,
         layers=timing.layers,
         undisturbed=_undisturbed(counted, protocol),
     )

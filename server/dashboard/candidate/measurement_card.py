@@ -147,6 +147,8 @@ def _measured_rows(measurement: Measurement) -> list[tuple[str, str]]:
         rows.append(("Placement", formatting.sentence(measurement.placement.sentence)))
     if measurement.peak_bytes is not None:
         rows.append(("Memory that the process grew by", f"{measurement.peak_bytes / 1e6:.1f} MB"))
+    if measurement.gpu is not None:
+        rows.append(("Clock of the GPU", measurement.gpu.sentence))
     if measurement.energy_mj is not None:
         rows.append(("Energy of an inference", formatting.quantity(measurement.energy_mj, "mJ")))
     return rows

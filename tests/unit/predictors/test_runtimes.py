@@ -16,6 +16,7 @@ import torch
 
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol, OnDevice, over_fleet, verification_status
 from nas.core.errors import MeasurementRefused, UnknownName
+from nas.core.gpu_clocks import GpuClocks
 from nas.core.placement import Placement, placement_of
 from nas.core.runtimes import (
     Execution,
@@ -28,8 +29,8 @@ from nas.core.runtimes import (
 )
 from nas.core.timing import Timing
 from nas.export import converted_for_timing, to_float16
-from predictors.measurement.energy import find_meter, nvml_meter, rapl_meter
-from predictors.measurement.inspection import Inspection, inspect_in_fork, metered_mj
+from predictors.measurement.energy import clock_reader, find_meter, nvml_meter, rapl_meter
+from predictors.measurement.inspection import Inspection, clocks_under_load, inspect_in_fork, metered_mj
 from predictors.measurement.isolated import time_isolated
 from predictors.measurement.machine import describe_machine, machine_stopwatch, reference_models
 from predictors.measurement.onnx_macs import count_macs
@@ -431,6 +432,51 @@ def test_an_nvidia_gpu_counts_its_own_energy(monkeypatch: pytest.MonkeyPatch) ->
     meter = nvml_meter(0)
     assert meter is not None
     assert meter() == 1400.0
+
+
+def test_the_clocks_of_an_nvidia_gpu_are_read_while_it_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    double = SimpleNamespace(
+        NVMLError=OSError,
+        NVML_CLOCK_SM=1,
+        NVML_TEMPERATURE_GPU=0,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByIndex=lambda gpu: gpu,
+        nvmlDeviceGetClockInfo=lambda handle, clock: 1410 + handle,
+        nvmlDeviceGetMaxClockInfo=lambda handle, clock: 1980,
+        nvmlDeviceGetTemperature=lambda handle, sensor: 83,
+        nvmlDeviceGetCurrentClocksThrottleReasons=lambda handle: 0x1 | 0x4 | 0x20,  # idle is no throttling
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", double)
+    read = clock_reader(RuntimeTarget("torch", "cuda:1"))
+    assert read is not None
+    assert clock_reader(RuntimeTarget()) is None
+    done: list[str] = []
+    loaded = LoadedModel(lambda: done.append("run"), lambda: done.append("synchronise"))
+    clock_s = iter([0.0, 0.1, 0.5])
+
+    def read_once() -> GpuClocks:
+        done.append("read")
+        return read()
+
+    clocks = clocks_under_load(loaded, read_once, lambda: next(clock_s))
+    assert done == ["run", "run", "read", "synchronise"]
+    assert clocks == GpuClocks(1411, 1980, 83, ("power cap", "temperature, by software"))
+    assert clocks.sentence == "1,411 of 1,980 MHz, 83 °C, throttled: power cap; temperature, by software"
+    timing = Timing((), gpu=clocks)
+    assert Timing.from_json(json.loads(json.dumps(timing.as_json()))) == timing
+    measurement = replace(measured(None), gpu=clocks)
+    assert Measurement.from_json(json.loads(json.dumps(measurement.as_json()))) == measurement
+    inspection = Inspection(Placement("CPU"), gpu=clocks)
+    assert Inspection.from_json(json.loads(json.dumps(asdict(inspection)))) == inspection
+
+
+def test_a_gpu_that_tells_no_clocks_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(gpu: int) -> None:
+        raise OSError("no such GPU")
+
+    double = SimpleNamespace(NVMLError=OSError, nvmlInit=lambda: None, nvmlDeviceGetHandleByIndex=refuse)
+    monkeypatch.setitem(sys.modules, "pynvml", double)
+    assert clock_reader(RuntimeTarget("onnxruntime", "CUDAExecutionProvider")) is None
 
 
 def test_energy_is_that_of_one_inference() -> None:
