@@ -404,7 +404,7 @@ def test_search_has_the_precision_of_its_device(api: TestClient, store: Store, a
     assert "nas devices add NAME --precision int8" in answer.json()["message"]
     mixed = {"precision": "mixed"}
     for change, reason in (
-        (mixed, "nas devices add NAME --precision mixed"),
+        (mixed, "expects layers of known kinds"),
         ({"export": {"int8": False}}, "export.int8"),
     ):
         answer = api.post("/v1/searches", json={**record, **change}, headers=ada)
