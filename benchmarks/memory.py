@@ -1,0 +1,107 @@
+"""Counted memory beside measured memory: how much a process grows when a runtime loads and runs a network, against the
+activations and weights that are counted of it.
+
+Nothing is timed, so other work on the machine does no harm. Runtimes that are not installed are listed with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from pydantic import JsonValue
+from scipy.stats import spearmanr
+
+from benchmarks._cli import Options, main
+from nas.core import registry
+from nas.core.arch import Arch, as_archs, sample
+from nas.core.errors import HwnasError
+from nas.core.ports import ImageShape, SearchSpace
+from nas.core.runtimes import Execution, Precision, Runtime, RuntimeTarget, load_runtime
+from nas.core.spec import SpaceSpec
+from nas.export import converted_for_timing, to_onnx_for_timing
+from predictors.measurement.inspection import inspect_in_fork
+
+RUNTIMES = ("onnxruntime", "openvino", "litert")
+CASES: tuple[tuple[Precision, int], ...] = (("float32", 1), ("float32", 8), ("int8", 1))
+SPACES: Mapping[str, tuple[dict[str, JsonValue], ImageShape]] = {
+    "digits": ({"preset": "digits"}, ImageShape(1, 8, 8, 10)),
+    "cifar": ({"preset": "cifar"}, ImageShape(3, 32, 32, 10)),
+    "imagenet": ({"preset": "imagenet", "resolutions": [128, 160, 192, 224]}, ImageShape(3, 224, 224, 1000)),
+}
+MB = 1e6
+
+
+def bench(options: Options) -> dict[str, Any]:
+    """Every space with its networks on every runtime."""
+    networks = options.more["networks"]
+    return {"networks": networks, "spaces": {name: of_space(name, networks) for name in options.more["spaces"]}}
+
+
+def of_space(name: str, networks: int) -> dict[str, Any]:
+    """Networks of a space: counted once, and measured on each runtime in each case."""
+    params, shape = SPACES[name]
+    space = registry.build_space(SpaceSpec(name="mobilenet_v3", params=params), shape)
+    archs = spread(space, networks)
+    net = space.supernet(0).eval()
+    models = [to_onnx_for_timing(net.subnet(arch), space.input_shape(arch)) for arch in archs]
+    costs = space.costs(np.array([arch.genes for arch in archs]))
+    activations_MB, weights_MB = costs["peak_bytes"] / MB, costs["model_bytes"] / MB
+    measured: dict[str, Any] = {}
+    for runtime in RUNTIMES:
+        for precision, batch in CASES:
+            case = f"{runtime} {precision} batch {batch}"
+            try:
+                in_precision = [
+                    converted_for_timing(model, precision, space.input_shape(arch))
+                    for model, arch in zip(models, archs, strict=True)
+                ]
+                peaks_MB = [peak_MB(runtime, model, batch) for model in in_precision]
+            except HwnasError as error:
+                measured[case] = {"absent": str(error)}
+                continue
+            counted_MB = batch * activations_MB + weights_MB / (4 if precision == "int8" else 1)
+            measured[case] = figures(peaks_MB, counted_MB)
+    return {"activations_MB": activations_MB.tolist(), "weights_MB": weights_MB.tolist(), "measured": measured}
+
+
+def spread(space: SearchSpace, count: int) -> list[Arch]:
+    """Networks evenly along the counted memory of random ones, both ends included."""
+    genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 256))
+    costs = space.costs(genes_NG)
+    order = np.argsort(costs["peak_bytes"] + costs["model_bytes"])
+    return as_archs(space.id, genes_NG[order[np.linspace(0, len(order) - 1, count).round().astype(int)]])
+
+
+def peak_MB(name: str, model: bytes, batch: int) -> float:
+    """By how much a process grows. Raises HwnasError where the runtime is missing or cannot run the model."""
+    runtime = load_runtime(name)
+    assert isinstance(runtime, Runtime)
+    execution = Execution(runtime.identify(RuntimeTarget(name)).target, batch=batch)
+    peak_bytes = inspect_in_fork(runtime, model, execution).peak_bytes
+    return float("nan") if peak_bytes is None else peak_bytes / MB
+
+
+def figures(measured_MB: Sequence[float], counted_MB: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """The least and the largest network, the median ratio, and how well counting ranks networks."""
+    measured_N = np.array(measured_MB)
+    least, most = int(counted_MB.argmin()), int(counted_MB.argmax())
+    return {
+        "counted_MB": [float(counted_MB[least]), float(counted_MB[most])],
+        "measured_MB": [float(measured_N[least]), float(measured_N[most])],
+        "measured_over_counted": float(np.median(measured_N / counted_MB)),
+        "spearman": float(spearmanr(measured_N, counted_MB).statistic),
+    }
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """How much is measured."""
+    parser.add_argument("--networks", type=int, default=8, help="networks of each space (%(default)s)")
+    parser.add_argument("--spaces", nargs="+", choices=[*SPACES], default=[*SPACES], help="spaces (all)")
+
+
+if __name__ == "__main__":
+    about = (__doc__ or "").split("\n\n")[0]
+    main("memory", bench, about, ("onnxruntime", "numpy"), seeds=1, more=add_arguments)
