@@ -29,6 +29,7 @@ from nas.core.layers import (
 from nas.core.ports import SearchSpace
 from nas.core.relaxation import Relaxation
 from nas.core.runtimes import Precision
+from nas.core.token_layers import PatchEmbedding, TokenLinear
 from nas.spaces.wrapper import SpaceWrapper
 
 GROUP_PRECISIONS = ("int8", "float32")  # the smaller model first
@@ -41,7 +42,7 @@ _COLUMNS = 4  # of a group: layers, MACs, parameters and values
 
 @dataclass(frozen=True)
 class LayerGroup:
-    """Consecutive layers of one precision: those whose names begin with one of ``parts``."""
+    """Consecutive layers of one precision: those of ``parts`` of a network."""
 
     name: str
     parts: tuple[str, ...]
@@ -65,7 +66,11 @@ def layer_groups(layers: Sequence[Layer]) -> tuple[LayerGroup, ...]:
 
 
 def _part(layer: Layer) -> str:
-    return layer.name.partition(".")[0]
+    """The part of a network that a layer belongs to: the first word of its name, with the second where that is the one
+    with a number, as in ``encoder.block1``."""
+    first, *others = layer.name.split(".")
+    numbered_within = len(others) > 1 and not first[-1].isdigit() and others[0][-1].isdigit()
+    return f"{first}.{others[0]}" if numbered_within else first
 
 
 def _chunk_name(parts: Sequence[str]) -> str:
@@ -75,7 +80,7 @@ def _chunk_name(parts: Sequence[str]) -> str:
 def weighted_operators(layer: Layer) -> int:
     """How many convolutions and dense layers an exported model has for a layer."""
     match layer:
-        case Conv2d() | ShiftedConv2d() | Linear():
+        case Conv2d() | ShiftedConv2d() | Linear() | PatchEmbedding() | TokenLinear():
             return 1
         case SqueezeExcite():
             return 2

@@ -16,9 +16,10 @@ from nas.core.ports import ImageShape
 from nas.core.spec import SpaceSpec
 from nas.export import open_session, quantise_int8, run_session, to_onnx
 from nas.mixed_precision import MixedPrecisionSpace, in_precision_of, mixed_precision_space, weights_space_id
-from nas.quantisation import quantised
+from nas.quantisation import layers_in_order, quantised
 from nas.spaces.restricted import RestrictedSpace
 from nas.training import samplers
+from search_spaces.elastic_vit.space import ELASTIC_VIT
 
 SMALL = {"preset": "digits", "resolutions": [8], "depths": [1, 2]}
 
@@ -37,6 +38,18 @@ def test_groups_are_the_numbered_parts_and_what_is_around_them() -> None:
     cells = mixed("darts_cell").groups
     assert len(cells) == 8
     assert cells[1].name.startswith("cell1_to_cell")
+
+
+def test_transformers_have_groups_of_blocks_whose_dense_layers_are_those_of_torch() -> None:
+    space = MixedPrecisionSpace(ELASTIC_VIT.build({"preset": "digits"}, ImageShape(3, 32, 32, 10)))
+    names = [g.name for g in space.groups]
+    assert (names[0], names[1], names[-1]) == ("stem", "encoder.block1", "head")
+    shallow = space.canonical(np.ones((1, len(space.decisions)), dtype=np.int64) * 0)
+    [arch] = as_archs(space.id, shallow)
+    active = space.active_groups(arch)
+    assert not all(active)  # blocks beyond the depth
+    module, x = space.supernet(0).eval().subnet(arch).eval(), torch.rand(2, *space.input_shape(arch))
+    assert len(layers_in_order(module, x)) == len(space.int8_operators(arch))
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v3", "resnet20_downsampling"])
