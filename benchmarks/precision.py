@@ -47,7 +47,7 @@ PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "mixed")
 METHOD: Mapping[Precision, str] = {"float32": "float32_then_int8", "int8": "int8", "mixed": "mixed"}
 CIFAR = {"images": 3000, "validation": 500, "test": 1000, "size": 16}
 SPACE = {"preset": "digits", "resolutions": [8, 12, 16], "depths": [1, 2, 3]}
-Point = tuple[float, float]  # latency in ms and test accuracy in %
+JudgedModel = tuple[float, float]  # latency in ms and test accuracy in %
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Setting:
 
 
 @dataclass(frozen=True)
-class Bench:
+class PrecisionBench:
     """One data set with what all of its searches share. ``shared``: the folder of data."""
 
     name: str
@@ -141,7 +141,7 @@ class Bench:
 
         return str(self.runs.run(f"{self.name}, supernet", train, lambda run: "trained")["supernet"])
 
-    def front(self, precision: Precision, seed: int) -> list[Point]:
+    def front(self, precision: Precision, seed: int) -> list[JudgedModel]:
         """The quantised models of the front of one search, as measured and tested."""
 
         def search() -> dict[str, Any]:
@@ -167,7 +167,7 @@ class Bench:
         return state
 
 
-def _point(state: SearchState, exported: Exported, precision: Precision) -> Point | None:
+def _point(state: SearchState, exported: Exported, precision: Precision) -> JudgedModel | None:
     """Measured latency and test accuracy of an exported quantised model; None where it was not measured."""
     if precision == "float32":
         ms, accuracy = exported.report["int8_measurement"]["median_ms"], exported.report["int8_accuracy"]
@@ -177,7 +177,7 @@ def _point(state: SearchState, exported: Exported, precision: Precision) -> Poin
     return None if ms is None else (float(ms), float(accuracy))
 
 
-def volumes(fronts: Mapping[str, Sequence[Sequence[Point]]]) -> dict[str, Any]:
+def volumes(fronts: Mapping[str, Sequence[Sequence[JudgedModel]]]) -> dict[str, Any]:
     """Mean hypervolume by method, 0 to 1, of fronts by seed, and their pooled standard deviation over seeds. The box
     that holds all of them goes from the fastest and most accurate network to 5 % beyond the slowest and the worst."""
     losses = np.array(
@@ -186,7 +186,7 @@ def volumes(fronts: Mapping[str, Sequence[Sequence[Point]]]) -> dict[str, Any]:
     low, high = losses.min(axis=0), losses.max(axis=0)
     width = 1.05 * np.where(high > low, high - low, 1.0)
 
-    def volume(front: Sequence[Point]) -> float:
+    def volume(front: Sequence[JudgedModel]) -> float:
         loss_NM = np.array([(ms, 100.0 - accuracy) for ms, accuracy in front]).reshape(-1, 2)
         return float(hypervolume((loss_NM - low) / width, np.ones(2)))
 
@@ -212,7 +212,7 @@ def bench(options: Options) -> dict[str, Any]:
     volume: dict[str, Any] = {}
     points: dict[str, Any] = {}
     for name in more["data"]:
-        data_set = Bench(name, setting, runs, blobs, options)
+        data_set = PrecisionBench(name, setting, runs, blobs, options)
         fronts = {METHOD[p]: [data_set.front(p, seed) for seed in options.seeds] for p in PRECISIONS}
         volume[name], points[name] = volumes(fronts), fronts
     return {"hypervolume": volume, "seeds": len(options.seeds), "setting": kept, "points": points}

@@ -36,7 +36,7 @@ GROUP_PRECISIONS = ("int8", "float32")  # the smaller model first
 PRECISION_AXIS = "precision"
 _SUFFIX = "-mixed"
 _MOST_NUMBERED = 6  # groups of the numbered parts of a network, such as stages or cells
-_KEPT = 65_536  # networks of which the work by group is kept
+_MOST_CACHED = 65_536  # networks of which the work by group is kept
 _COLUMNS = 4  # of a group: layers, MACs, parameters and values
 
 
@@ -68,9 +68,9 @@ def layer_groups(layers: Sequence[Layer]) -> tuple[LayerGroup, ...]:
 def _part(layer: Layer) -> str:
     """The part of a network that a layer belongs to: the first word of its name, with the second where that is the one
     with a number, as in ``encoder.block1``."""
-    first, *others = layer.name.split(".")
-    numbered_within = len(others) > 1 and not first[-1].isdigit() and others[0][-1].isdigit()
-    return f"{first}.{others[0]}" if numbered_within else first
+    first, *further = layer.name.split(".")
+    numbered_within = len(further) > 1 and not first[-1].isdigit() and further[0][-1].isdigit()
+    return f"{first}.{further[0]}" if numbered_within else first
 
 
 def _chunk_name(parts: Sequence[str]) -> str:
@@ -229,7 +229,7 @@ class MixedPrecisionSpace(SpaceWrapper):
 
     def _work_of(self, own_genes: tuple[int, ...]) -> Floats:
         if own_genes not in self._known_work:
-            if len(self._known_work) >= _KEPT:
+            if len(self._known_work) >= _MOST_CACHED:
                 self._known_work.clear()
             self._known_work[own_genes] = self._work(own_genes)
         return self._known_work[own_genes]

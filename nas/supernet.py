@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import MutableMapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -82,12 +81,12 @@ class PrefixSupernet(Supernet):
 _PREFIX = "inner."
 
 
-def _without_prefix(module: nn.Module, state: MutableMapping[str, Any], prefix: str, metadata: Any) -> None:
+def _without_prefix(module: nn.Module, state: MutableMapping[str, torch.Tensor], prefix: str, metadata: object) -> None:
     for name in [name for name in state if name.startswith(prefix + _PREFIX)]:
         state[prefix + name[len(prefix + _PREFIX) :]] = state.pop(name)
 
 
-def _with_prefix(module: nn.Module, state: MutableMapping[str, Any], prefix: str, *_: Any) -> None:
+def _with_prefix(module: nn.Module, state: MutableMapping[str, torch.Tensor], prefix: str, *_: object) -> None:
     for name in [name for name in state if name.startswith(prefix)]:
         state[prefix + _PREFIX + name[len(prefix) :]] = state.pop(name)
 

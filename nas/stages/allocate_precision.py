@@ -41,6 +41,7 @@ from nas.objectives import cheap_metrics
 from nas.quantisation import quantised
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.explore import history_of, quality_of, scored_candidates
+from nas.stages.first_networks import NetworkGenes
 from nas.stages.fronts import front_of
 from nas.stages.output_change import output_change
 from nas.stages.precision import calibration_batches
@@ -50,7 +51,6 @@ from nas.stages.time_limit import out_of_time
 
 BUDGETS = 3  # of latency, between all groups in the faster and all in the more exact precision
 _SHARE = 4  # of the evaluations of a search, one in so many are added
-NetworkGenes = tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class AllocatePrecisionStage:
             return
         subnets = load_subnets(problem, resources, state)
         allocated = yield from self._allocate(problem, resources, state, subnets)
-        known = {candidate.arch.genes for candidate in state.of("search")}
-        if unseen := [genes for genes in allocated.networks if genes not in known]:
+        scored_genes = {candidate.arch.genes for candidate in state.of("search")}
+        if unseen := [genes for genes in allocated.networks if genes not in scored_genes]:
             event = Evaluated(tuple(_scored(problem, state, subnets, np.array(unseen, dtype=np.int64))))
             state = fold(state, event)
             yield event
@@ -130,8 +130,8 @@ def group_changes(subnets: Subnets, arch: Arch) -> dict[str, float]:
     active = space.active_groups(arch)
     changes = {}
     for k, group in enumerate(space.groups):
-        alone = space.int8_operators(space.with_precisions(arch, [j == k for j in range(len(active))]))
-        outputs = _outputs(quantised(module, batches, alone), batches) if active[k] else expected
+        group_alone = space.int8_operators(space.with_precisions(arch, [j == k for j in range(len(active))]))
+        outputs = _outputs(quantised(module, batches, group_alone), batches) if active[k] else expected
         changes[group.name] = output_change(outputs, expected, subnets.problem.spec.task.labels)
     return changes
 
