@@ -267,5 +267,9 @@ def weights_space_id(space_id: str) -> str:
 
 
 def int8_mask(space: SearchSpace, arch: Arch, precision: Precision) -> tuple[bool, ...] | None:
-    """Which convolutions and dense layers of a network are int8, in the order in which they run; None: all."""
-    return mixed_precision_space(space).int8_operators(arch) if precision == "mixed" else None
+    """Which convolutions and dense layers of a network are int8, in the order in which they run; None: all, as of the
+    references of another space, in which no precisions are decided."""
+    if precision != "mixed":
+        return None
+    mixed = mixed_precision_space(space)
+    return mixed.int8_operators(arch) if arch.space == mixed.id else None

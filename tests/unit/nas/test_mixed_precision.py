@@ -15,7 +15,7 @@ from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.ports import ImageShape
 from nas.core.spec import SpaceSpec
 from nas.export import open_session, quantise_int8, run_session, to_onnx
-from nas.mixed_precision import MixedPrecisionSpace, in_precision_of, mixed_precision_space, weights_space_id
+from nas.mixed_precision import MixedPrecisionSpace, in_precision_of, int8_mask, mixed_precision_space, weights_space_id
 from nas.quantisation import layers_in_order, quantised
 from nas.spaces.restricted import RestrictedSpace
 from nas.training import samplers
@@ -117,6 +117,9 @@ def test_wrappers_may_hide_it_and_other_spaces_are_none() -> None:
     assert in_precision_of(space.inner, "int8") is space.inner
     with pytest.raises(InvalidSpec, match="expected a space of mixed precision"):
         mixed_precision_space(space.inner)
+    [arch] = random_archs(space, 1)
+    assert int8_mask(space, arch, "mixed") == space.int8_operators(arch)
+    assert int8_mask(space, arch, "int8") is int8_mask(space, Arch("another", arch.genes), "mixed") is None
 
 
 def network() -> nn.Module:
