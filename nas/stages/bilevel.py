@@ -25,7 +25,7 @@ from nas.stages.subnets import Subnets
 from nas.stages.time_limit import out_of_time
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
-from nas.training.gradient.options import DartsParams
+from nas.training.gradient.options import EXPERIMENTAL, DartsParams
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -55,6 +55,8 @@ class BilevelStage:
             runs = load_runs(start.weights["runs"])
             if "alphas" not in start.weights:  # between two runs
                 start = TrainState()
+        elif self.options.preset in EXPERIMENTAL:
+            yield Warned(self.name, f"preset {self.options.preset} is experimental: it may do worse than random search")
         finished_seeds = [run.seed for run in runs]
         for seed in range(problem.spec.seed, problem.spec.seed + self.options.seeds):
             if seed in finished_seeds:

@@ -30,7 +30,7 @@ Preset = Literal[
     "tangle_nas",
 ]
 PLAIN = ("darts", "darts2")  # without any repair
-EXPERIMENTAL = ("snas",)  # worse than random search in ``benchmarks.nb201_search``
+EXPERIMENTAL = ("snas", "beta_darts")  # worse than random search in ``benchmarks.nb201_search``
 
 # What each preset changes of the defaults, which are those of DARTS (Liu et al., ICLR 2019), first order, as published.
 # Counts of epochs (``EPOCH_COUNTS``, ``alpha_warmup``) are for 50 epochs and scale with ``epochs``; what follows the
