@@ -55,7 +55,7 @@ PRESETS: dict[str, dict[str, str | float | bool]] = {
     },
     "rdarts": {"probe_every": 2, "early_stop": True, "weight_decay": 2.7e-3},  # Zela et al., ICLR 2020
     "darts_pt": {"selection": "perturbation", "select_epochs": 5},  # Wang et al., ICLR 2021
-    "sd_darts": {"teachers": 3, "teacher_warmup": 5},
+    "sd_darts": {"teachers": 3, "teacher_warmup": 5, "probe_every": 10},  # what it is to flatten is measured
     "small_temperature": {
         "relaxation": "sparse_noisy",
         "temperature": "exponential",
