@@ -213,8 +213,8 @@ def memory(space: SearchSpace, archs: Sequence[Arch], measurements: Sequence[Mea
 def more(parser: argparse.ArgumentParser) -> None:
     """How much is measured."""
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which devices (all)")
-    parser.add_argument("--samples", type=int, default=40, help="networks that each predictor is fitted to (40)")
-    parser.add_argument("--others", type=int, default=12, help="networks that it is tested on (12)")
+    parser.add_argument("--samples", type=int, default=32, help="networks that a predictor is fitted to (%(default)s)")
+    parser.add_argument("--others", type=int, default=10, help="networks that it is tested on (%(default)s)")
 
 
 if __name__ == "__main__":

@@ -215,6 +215,7 @@ def mixed_problem(supernet: str) -> Problem:
     return replace(p, predictor=MixedPredictor(), profile=profile)
 
 
+@pytest.mark.slow
 def test_a_search_in_mixed_precision_allocates_verifies_and_exports_what_it_found(
     finished_search: tuple[list[Event], Path],
 ) -> None:
