@@ -503,8 +503,6 @@ class DeviceSpec(_Strict):
                 "runtime: a command runs on a machine with an agent alone: nas-agent --command PROGRAM, and source "
                 "'agent'"
             )
-        if self.precision == "mixed" and self.source in ("table", "roofline"):
-            raise ValueError(f"precision: expected float32 or int8 where nothing is measured, got {self.precision!r}")
         if self.predictor == "layer_lut" and self.precision != "float32":
             raise ValueError(f"the predictor 'layer_lut' measures float32 layers, got precision {self.precision!r}")
         return self

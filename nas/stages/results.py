@@ -431,6 +431,7 @@ RESULTS: Mapping[str, type[StageResult]] = {
         DiscretizeResult,
         ProxiesResult,
         SensitivityResult,
+        PrecisionResult,
         ExploreResult,
         ReferencesResult,
         RetrainResult,
