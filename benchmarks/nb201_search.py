@@ -28,6 +28,7 @@ from nas.core.arch import Floats, Genes, as_archs, every
 from nas.core.ports import Dataset, Split
 from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.criterion import Criterion
+from nas.training.gradient.hypernetwork import ConditionedDevice
 from nas.training.gradient.loop import EpochReport, GradientSearch, run_gradient_search
 from nas.training.gradient.options import EXPERIMENTAL, PLAIN, DartsParams, Preset
 from nas.training.gradient.resource import within_bounds
@@ -128,7 +129,10 @@ class SearchBench:
         start_s = time.process_time()
         net = self.space.supernet(seed).to(self.device).to(memory_format=torch.channels_last)
         latency = LatencyCost(self._latency_ms, self.table.bound_ms) if preset_options.latency_weight else None
-        learning = GradientSearch(net, self.space, self.data, self.pipeline, preset_options, seed, latency)
+        devices = [ConditionedDevice.of(self.space, DEVICE, self._latency_ms)] if preset_options.hypernetwork else []
+        learning = GradientSearch(
+            net, self.space, self.data, self.pipeline, preset_options, seed, latency, devices=devices
+        )
         readings, warnings, steps = [], list[str](), 0
         for event in run_gradient_search(learning, TrainState(), lambda: False):
             if isinstance(event, EpochReport):
@@ -136,8 +140,10 @@ class SearchBench:
                 warnings += event.warnings
             elif not isinstance(event, TrainState):
                 steps += 1
+        if learning.conditioning is not None:
+            learning.conditioning.settle(lambda _: True)  # by accuracy alone
         genes = learning.discretised
-        if learning.series:  # from the most accurate network to the cheapest
+        if learning.series and learning.conditioning is None:  # from the most accurate network to the cheapest
             genes = max(learning.series, key=lambda g: float(self.space.costs(g[None])["macs"][0]))
         if latency is not None:
             rng = np.random.default_rng((seed, 12))

@@ -19,6 +19,7 @@ from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinis
 from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
 from nas.stages.checkpoint_pace import CheckpointPace, spacing_s
+from nas.stages.conditioned import conditioned_devices, is_within_bounds
 from nas.stages.gradient_runs import GradientRun, dump_runs, load_runs
 from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
@@ -29,6 +30,7 @@ from nas.training.gradient.options import EXPERIMENTAL, DartsParams
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
+from nas.training.weights import Weights
 
 PRICED = 3  # steps of each kind
 
@@ -94,10 +96,13 @@ class BilevelStage:
                             yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
                             break
             start = TrainState()
+            kept: Weights = {"net": learning.net.state_dict()}
+            if learning.conditioning is not None:
+                learning.conditioning.settle(is_within_bounds(problem))
+                kept["hypernetwork"] = learning.conditioning.net.state_dict()
             run = run_record(problem, resources, learning, seed)
-            kept_net = TrainState(0, 0, {"net": learning.net.state_dict()}).to_bytes()
-            net_blob = resources.blobs.put(kept_net)
-            runs.append(replace(run, supernet=net_blob))
+            net_blob = resources.blobs.put(TrainState(0, 0, kept).to_bytes())
+            runs.append(replace(run, supernet=net_blob, conditioned=learning.conditioning is not None))
             yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, net_blob)  # so that it is kept
             best = max(runs, key=lambda r: (r.val_accuracy, -r.seed))
             assert best.supernet is not None
@@ -156,7 +161,8 @@ def searching(
             return metrics["upper_share" if by_share else "upper_ms"]
 
         latency = LatencyCost(upper, 100.0 if by_share else problem.spec.bound("latency"))
-    return GradientSearch(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO)
+    devices = conditioned_devices(problem) if options.hypernetwork else []
+    return GradientSearch(moved, problem.space, problem.data, pipeline, options, seed, latency, allowed_EO, devices)
 
 
 def traced(stage: str, learning: GradientSearch, run: Mapping[str, float], reading: EpochReport, before: int) -> Traced:

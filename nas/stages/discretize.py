@@ -17,11 +17,13 @@ from nas.core.ports import Problem, Resources, is_relaxed
 from nas.core.relaxation import skip_share
 from nas.core.rng import Stream, rng
 from nas.objectives import cheap_metrics, violation
+from nas.stages.conditioned import reread
 from nas.stages.gradient_runs import load_runs
 from nas.stages.results import DiscretizeResult, SeedNetwork, SubspaceNetwork, TrainResult
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
 from nas.training.progressive import TrainState
+from nas.training.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class DiscretizeStage:
         space = problem.space
         assert is_relaxed(space)
         blob = problem.supernet_blob or TrainResult.require(state.finished).blob
-        weights = TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
+        weights = _weights(resources, blob)
         if weights is None or "runs" not in weights:
             raise InvalidSpec(
                 "expected the supernet of a differentiable search, got one without architecture parameters"
@@ -53,14 +55,23 @@ class DiscretizeStage:
         seeds: list[SeedNetwork] = []
         subspaces: list[SubspaceNetwork] = []
         mended = 0
-        for number, run in enumerate(runs):
+        for number, learned in enumerate(runs):
+            run = learned
+            if learned.conditioned:
+                assert learned.supernet is not None
+                try:
+                    run = reread(problem, learned, _weights(resources, learned.supernet))
+                except NotFound:
+                    yield Warned(
+                        self.name, f"the hypernetwork of seed {run.seed} is gone: its networks are the earlier ones"
+                    )
             generator = rng(problem.spec.seed, Stream.DISCRETISATION, number)
             scores = np.array(run.scores)
             favourite = np.array(run.genes, dtype=np.int64)
             genes = favourite if broken(favourite[None])[0] == 0 else within_bounds(space, broken, scores, generator)
             accuracy: float | None = run.val_accuracy
-            if (genes != favourite).any():
-                mended += 1
+            mended += bool((genes != favourite).any())
+            if tuple(genes.tolist()) != learned.genes:
                 try:
                     accuracy = _score(problem, resources, run.supernet or blob, genes)
                 except NotFound:  # of a search that was deleted
@@ -97,6 +108,10 @@ class DiscretizeStage:
         bounded = any(o.bound is not None for o in problem.spec.objectives)
         seconds = resources.clock() - started_at
         return StageCost.of(self.name, DurationRange(0.0, seconds, 8 * seconds if bounded else seconds), 1, 1)
+
+
+def _weights(resources: Resources, blob: str) -> Weights | None:
+    return TrainState.from_bytes(resources.blobs.get(blob), "cpu").weights
 
 
 def _score(problem: Problem, resources: Resources, supernet: str, genes_G: Genes) -> float:

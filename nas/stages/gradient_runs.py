@@ -15,7 +15,8 @@ class GradientRun:
     """One run from a ``seed``: ``genes`` of its network, ``series`` of the networks before it, ``scores`` of operations
     by edge (E, O), 0 to 1, ``signs`` of collapse. ``val_accuracy`` in %, with inherited weights. ``supernet``: the blob
     of its weights; None for a run inside ``subspace`` (counted from 0) of a divided space, whose weights are in the
-    supernet of all subspaces."""
+    supernet of all subspaces. ``conditioned``: that blob also holds the hypernetwork that gives the scores of every
+    preference and device; ``genes`` and ``scores`` are those of its own bounds and devices."""
 
     seed: int
     genes: tuple[int, ...]
@@ -26,6 +27,7 @@ class GradientRun:
     steps: int
     supernet: str | None = None
     subspace: Annotated[int | None, Field(validation_alias=AliasChoices("subspace", "part"))] = None  # earlier: part
+    conditioned: bool = False
 
 
 _RUN = TypeAdapter(GradientRun)

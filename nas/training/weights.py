@@ -24,7 +24,8 @@ class Weights(TypedDict, total=False):
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
     Of gradient search: ``alphas``, ``betas``, ``mask``, ``entangled`` (whether nested operations share weights), the
     optimisers, and as records ``progress`` (``nas.training.gradient.progress.GradientProgress``) and ``rates``
-    (``nas.training.gradient.rates.Rates``).
+    (``nas.training.gradient.rates.Rates``); ``hypernetwork`` and its optimiser where the architecture parameters
+    come from one.
     """
 
     net: TensorsByName
@@ -49,3 +50,5 @@ class Weights(TypedDict, total=False):
     progress: Mapping[str, object]
     rates: Mapping[str, float]
     entangled: bool
+    hypernetwork: TensorsByName
+    hypernetwork_optimiser: OptimiserState

@@ -126,7 +126,7 @@ def test_another_bound_on_the_same_relaxation_trains_nothing(finished_search: tu
     assert state.finished["discretize"]["deviation_val_accuracy"] == pytest.approx(np.std(accuracies, ddof=1))
 
 
-@pytest.mark.parametrize("preset", ["gdas", "gold"])
+@pytest.mark.parametrize("preset", ["gdas", "gold", "modnas"])
 def test_presets_reach_their_networks(preset: str, tmp_path: Path) -> None:
     spec = with_params(preset=preset, seeds=1, epochs=3)
     events = list(_until_derived(run(tmp_path, problem(spec))))
@@ -201,6 +201,23 @@ def test_a_mobile_network_that_was_found_by_gradient_is_trained_on_and_exported(
     assert "retrain" in state.finished
     report = state.exports[0].report
     assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
+
+
+def test_one_training_gives_the_networks_of_every_bound(tmp_path: Path) -> None:
+    """MODNAS: what is read off for another bound costs no training, and meets it."""
+    spec = with_params(preset="modnas", seeds=1, epochs=4, hypernetwork_lr=0.1)
+    parent = fold_all(_until_derived(run(tmp_path, problem(spec))))
+    networks = np.array(parent.finished["discretize"]["networks"])
+    space = problem(spec).space
+    upper_ms = RulePredictor().predict(space.features(networks)).upper_ms
+    bound = float(np.median(upper_ms))
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound))
+    child = problem(spec.model_copy(update={"objectives": objectives}), parent.finished["train"]["supernet"], parent)
+    state = fold_all(_until_derived(run(tmp_path, child)))
+    assert state.finished["train"]["reused"]
+    read_off = np.array(state.finished["discretize"]["networks"])
+    assert (RulePredictor().predict(space.features(read_off)).upper_ms <= bound).all()
+    assert {tuple(g) for g in networks[upper_ms <= bound].tolist()} <= {tuple(g) for g in read_off.tolist()}
 
 
 def test_it_has_a_price(tmp_path: Path) -> None:

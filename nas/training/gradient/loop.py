@@ -9,7 +9,7 @@ random derives from (seed, epoch, step): a position and ``GradientSearch.state``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -26,6 +26,7 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource
 from nas.training.gradient.batches import Batches
 from nas.training.gradient.early_stopping import probe_epochs
+from nas.training.gradient.hypernetwork import MIDDLE, ConditionedDevice, Conditioning
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import CostSums, GradientProgress
@@ -74,8 +75,10 @@ class GradientSearch:
         seed: int,
         latency: LatencyCost | None = None,
         allowed_EO: NDArray[np.bool_] | None = None,
+        devices: Sequence[ConditionedDevice] = (),
     ) -> None:
-        """``allowed_EO``: the operations to choose from, None for all; every edge has at least one."""
+        """``allowed_EO``: the operations to choose from, None for all; every edge has at least one. ``devices``: of a
+        hypernetwork."""
         self.space, self.options, self.seed = space, options, seed
         self.batches = Batches(data, pipeline, options, seed, _resolution(space))
         self.rates = rates(options, options.epochs * self.batches.per_epoch, space.partials)
@@ -89,6 +92,8 @@ class GradientSearch:
         self.model = RelaxedModel(net, space, options, self.rates, seed, torch.device(pipeline.device), allowed_EO)
         costs_EO = _operation_costs(self.model, seed) if options.prune else None
         self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
+        if options.hypernetwork:
+            self.trainer.conditioning = Conditioning(space, devices, self.model.alphas, options, seed)
         self.progress = GradientProgress(
             options.weight_decay,
             self._temperature(0),
@@ -109,13 +114,20 @@ class GradientSearch:
         return self.model.discretised()
 
     @property
+    def conditioning(self) -> Conditioning | None:
+        """The hypernetwork that gives the architecture parameters, if there is one."""
+        return self.trainer.conditioning
+
+    @property
     def signs(self) -> tuple[str, ...]:
         """Signs of collapse at the end of the last search epoch."""
         return self.progress.signs
 
     @property
     def series(self) -> list[Genes]:
-        """Further networks of the same search, where pruning gives a series; the latest last."""
+        """Further networks of the same search: of a pruning, the latest last, or those of all preferences."""
+        if self.conditioning is not None:
+            return self.conditioning.fronts()
         return [np.array(genes, dtype=np.int64) for genes in self.progress.series]
 
     def scores(self) -> Floats:
@@ -137,7 +149,10 @@ class GradientSearch:
     def state(self, epoch: int, step: int) -> TrainState:
         """The state to resume from at a position, in tensors and plain values."""
         progress = self.progress.as_record()
-        return TrainState(epoch, step, {**self.model.tensors(), "progress": progress, "rates": self.rates.as_record()})
+        tensors: Weights = {**self.model.tensors(), "progress": progress, "rates": self.rates.as_record()}
+        if self.conditioning is not None:
+            tensors = {**tensors, **self.conditioning.tensors()}
+        return TrainState(epoch, step, tensors)
 
     def restore(self, state: Weights) -> None:
         """Restore a state made by ``state``, or by versions without ``progress`` or ``rates``."""
@@ -149,6 +164,8 @@ class GradientSearch:
         if self.progress.earlier_streams:
             self._use_earlier_streams()
         self.model.load_tensors(state, self.progress.weight_decay)
+        if self.conditioning is not None:
+            self.conditioning.load_tensors(state)
 
     def _use_rates(self, rates: Rates) -> None:
         """Go on as a search began, whatever this version would choose."""
@@ -191,6 +208,8 @@ class GradientSearch:
         next_epoch = epoch + 1
         with _determinism(self.options.deterministic):
             if self.kinds[epoch] == "search":
+                if self.conditioning is not None:
+                    self.conditioning.choose(MIDDLE, self.conditioning.devices[0])
                 report = self._end_search_epoch(epoch)
                 if self.progress.ended_epoch is not None:
                     next_epoch = self.options.epochs

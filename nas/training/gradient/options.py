@@ -28,6 +28,7 @@ Preset = Literal[
     "drnas",
     "beta_darts",
     "tangle_nas",
+    "modnas",
 ]
 PLAIN = ("darts", "darts2")  # without any repair
 EXPERIMENTAL = ("snas", "beta_darts")  # worse than random search in ``benchmarks.nb201_search``
@@ -99,6 +100,7 @@ PRESETS: dict[str, dict[str, str | float | bool]] = {
         "alpha_lr": 6e-4,
         "entangled": True,
     },
+    "modnas": {"hypernetwork": True},  # Sukthanker et al., MODNAS, ICLR 2025
 }
 
 
@@ -196,6 +198,10 @@ class DartsParams(BaseModel):
     partial: int | None = Field(default=None, ge=1, le=16)
     latency_weight: float = Field(default=0.0, ge=0, le=1000)
     latency_samples: int = Field(default=4, ge=1, le=256)
+    hypernetwork: bool = Field(
+        default=False, description="learn the architecture parameters of all trade-offs on all devices"
+    )
+    hypernetwork_lr: float = Field(default=3e-3, gt=0, le=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -306,6 +312,20 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
         (p.beta_decay > 0 and frozen, "beta_decay needs architecture parameters that learn: expected alpha_lr above 0"),
         (p.entangled and p.prune, "prune removes operations that entangled ones share: expected entangled false"),
         (p.entangled and binary, "binary compares two paths, which entangled ones share: expected entangled false"),
+        (
+            p.hypernetwork and p.order != "first",
+            f"hypernetwork learns from held-out images: expected order first, got {p.order}",
+        ),
+        (
+            p.hypernetwork and p.latency_weight > 0,
+            "hypernetwork weighs latency by every preference: expected latency_weight 0",
+        ),
+        (p.hypernetwork and frozen, "hypernetwork needs architecture parameters that learn: expected alpha_lr above 0"),
+        (
+            p.hypernetwork and (p.early_stop or p.collapse == "stop" or p.selection == "perturbation"),
+            "hypernetwork gives many networks, of which an early stop or a perturbation would follow one: expected "
+            "early_stop false, collapse warn or regularise, and selection argmax",
+        ),
     ]
 
 

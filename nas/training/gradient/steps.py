@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +15,7 @@ from nas.core.rng import Stream, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights, resource
 from nas.training.gradient.batches import Batches, LabelledImages
+from nas.training.gradient.hypernetwork import Conditioning
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.outer import first_order, second_order
@@ -58,6 +59,7 @@ class Steps:
     ) -> None:
         self.model, self.batches, self.options, self._seed = model, batches, options, seed
         self._latency, self._operation_costs_EO = latency, operation_costs_EO
+        self.conditioning: Conditioning | None = None
         self._teacher_states: tuple[TeacherState, ...] = ()
         self.teachers: list[tuple[RelaxedSupernet, Tensor]] = []
 
@@ -65,6 +67,8 @@ class Steps:
         """One step of architecture parameters and weights."""
         o = self.options
         generator = rng(self._seed, Stream.GRADIENT_STEP, epoch, step)
+        if self.conditioning is not None:
+            self.conditioning.draw(generator)
         alpha_noise, weight_noise = (self.model.noise(int(generator.integers(2**62))) for _ in range(2))
         images = self.batches.batch("weights", epoch, step, generator)
         for group in self.model.weight_optimiser.param_groups:
@@ -131,6 +135,8 @@ class Steps:
             )
         else:
             gradients = first_order(loss_on(held_out), parameters)
+        if self.conditioning is not None:
+            return self._train_hypernetwork(self.conditioning, parameters, gradients, generator)
         latency_loss, result = self._latency_loss(progress, generator)
         terms = [term for term in (latency_loss, self._regulariser(epoch)) if term is not None]
         before = model.alphas.detach().clone()
@@ -146,6 +152,21 @@ class Steps:
             with torch.no_grad():
                 model.alphas.copy_(operation_weights.rescaled(before, model.alphas, pair))
         return result
+
+    def _train_hypernetwork(
+        self,
+        conditioning: Conditioning,
+        parameters: Sequence[Tensor],
+        gradients: Sequence[Tensor],
+        generator: np.random.Generator,
+    ) -> StepResult:
+        """A step of the hypernetwork, which gives the alphas, and of all architecture parameters but these."""
+        for parameter, gradient in zip(parameters[1:], gradients[1:], strict=True):
+            parameter.grad = gradient
+        self.model.alpha_optimiser.step()
+        self.model.alpha_optimiser.zero_grad(set_to_none=True)
+        conditioning.learn(gradients[0], generator)
+        return StepResult(math.nan)
 
     def one_level(
         self,
@@ -187,6 +208,8 @@ class Steps:
         architecture parameters. ``first_epoch``: the first tuning epoch."""
         model, o = self.model, self.options
         generator = rng(self._seed, Stream.GRADIENT_STEP, epoch, step)
+        if self.conditioning is not None:
+            self.conditioning.draw(generator)
         if step % 2 == 0:
             genes_G = model.discretised()
         else:

@@ -13,6 +13,7 @@ from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
 from nas.datasets import digits
 from nas.training.gradient import monitors
+from nas.training.gradient.hypernetwork import ConditionedDevice
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.progress import GradientProgress, uses_earlier_streams
@@ -41,7 +42,8 @@ def begin(data: Dataset, seed: int = 0, **changes: Any) -> GradientSearch:
     options = DartsParams.model_validate({**TINY, **changes})
     latency = LatencyCost(lambda g: space.costs(g)["macs"] / 1e5, 2.0) if options.latency_weight else None
     net = space.supernet(seed).to(memory_format=torch.channels_last)
-    return GradientSearch(net, space, data, Pipeline(data, "cpu"), options, seed, latency)
+    devices = [ConditionedDevice.of(space, "macs", lambda g: space.costs(g)["macs"])] if options.hypernetwork else []
+    return GradientSearch(net, space, data, Pipeline(data, "cpu"), options, seed, latency, devices=devices)
 
 
 def finish(learning: GradientSearch, start: TrainState | None = None) -> list[EpochReport]:
