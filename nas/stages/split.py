@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -19,6 +19,7 @@ from nas.stages.cost_estimate import sample_archs
 from nas.stages.results import GradientSimilarity, SplitResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.stages.time_limit import out_of_time
+from nas.training.fewshot.automatic import AutomaticSplit
 from nas.training.fewshot.matching import (
     GradientMatching,
     choice_names,
@@ -29,14 +30,14 @@ from nas.training.fewshot.matching import (
 from nas.training.fewshot.partition import SpacePartition, exhaustive_split, random_split, splittable
 from nas.training.pipeline import Pipeline
 
-Method = Literal["gradient_matching", "exhaustive", "random", "ensemble"]
+Method = Literal["gradient_matching", "auto", "exhaustive", "random", "ensemble"]
 COUNTED = 2_000  # random networks by which the sizes of subspaces are estimated
 
 
 @dataclass(frozen=True)
 class SplitStage:
-    """Divides by ``decisions``, or by any, in at most ``subspaces`` subspaces. Needs the supernet of a stage
-    ``warm_up``."""
+    """Divides by ``decisions``, or by any, in at most ``subspaces`` subspaces, method ``auto`` in one where no split
+    predicts a gain. Needs the supernet of a stage ``warm_up``."""
 
     method: Method
     subspaces: int
@@ -65,6 +66,8 @@ class SplitStage:
             genes = [g for g in splittable(space) if space.decisions[g].name in self.decisions]
             generator = rng(problem.spec.seed, Stream.RANDOM_SPLIT)
             partition = random_split(space, self.subspaces, generator, genes or None)
+        elif self.method == "auto":
+            partition = yield from self._automatic(problem, resources, state, matchings)
         else:
             net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
             total = len(self.decisions) or len(splittable(space))
@@ -73,15 +76,13 @@ class SplitStage:
             )
             for m in matching:
                 matchings.append(m)
-                choices = choice_names(space.decisions[m.gene])
-                table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
-                yield Traced(self.name, len(matchings), {"score": m.score}, choices, choices, table)
+                yield self._traced(problem, m, choice_names(space.decisions[m.gene]), len(matchings))
                 yield Progress(self.name, len(matchings), total, "decisions", message=space.decisions[m.gene].name)
                 if len(matchings) < total and resources.is_out_of_time():
                     yield Warned(self.name, out_of_time(problem.spec, f"{len(matchings)} of {total} decisions"))
                     break
             partition = split_by_matching(matchings, self.subspaces)
-        if partition.size == 1:
+        if partition.size == 1 and self.method != "auto":
             raise InvalidSpec(
                 f"nothing could be split into at most {self.subspaces} subspaces: expected subspaces to be larger"
             )
@@ -96,9 +97,43 @@ class SplitStage:
         )
         yield StageFinished(self.name, 0.0, result.to_json())
 
+    def _automatic(
+        self, problem: Problem, resources: Resources, state: SearchState, matchings: list[GradientMatching]
+    ) -> Generator[Event, None, SpacePartition]:
+        """The partition by ``AutomaticSplit``; the comparisons of the whole space are added to ``matchings``."""
+        space = problem.space
+        genes = [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
+        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
+        batch = self._batch(problem, resources)
+        automatic = AutomaticSplit(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
+        most = len(genes) * (2 * self.subspaces - 3)
+        for number, conflict in enumerate(automatic.run(), start=1):
+            m, decision = conflict.matching, space.decisions[conflict.matching.gene]
+            if len(matchings) < len(genes):
+                matchings.append(m)
+            names = choice_names(decision)
+            choices = tuple(names[c] for c in sorted(c for group in m.groups for c in group))
+            yield self._traced(problem, m, choices, number)
+            yield Progress(self.name, number, most, "decisions", message=decision.name)
+            if resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"{number} comparisons"))
+                break
+        if automatic.partition.size == 1:
+            yield Warned(
+                self.name,
+                "the space stays whole: no choices were found whose networks harm each other through shared weights; "
+                f"the supernet trains on for as many steps as {self.subspaces} subspaces would",
+            )
+        return automatic.partition
+
+    def _traced(self, problem: Problem, m: GradientMatching, choices: tuple[str, ...], step: int) -> Traced:
+        table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
+        return Traced(self.name, step, {"score": m.score}, choices, choices, table)
+
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Compares the choices of the first decision once, on an untrained supernet."""
-        if problem.supernet_blob is not None or self.method != "gradient_matching":
+        """Compares the choices of the first decision once, on an untrained supernet. An automatic split compares the
+        whole space at least, and the children of all splits at most."""
+        if problem.supernet_blob is not None or self.method not in ("gradient_matching", "auto"):
             return StageCost.zero(self.name, "nothing is compared")
         clock, space = resources.clock, problem.space
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
@@ -108,7 +143,8 @@ class SplitStage:
         started_at = clock()
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(1))
         seconds = (clock() - started_at) * self.repeats * len(genes)
-        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, 2 * seconds), len(genes), 1, "decisions")
+        most = 2 * seconds * (2 * self.subspaces - 3 if self.method == "auto" else 1)
+        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, most), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
         pipeline = Pipeline.of(problem, resources.torch_device)

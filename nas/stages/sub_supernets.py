@@ -193,6 +193,23 @@ class SubSupernetsStage:
             yield StageFinished(self.name, 0.0, TrainResult.reuse(problem.supernet_blob).to_json())
             return
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
+        if partition.size == 1:
+            yield from self._whole(self.max_subspaces)._run(problem, resources, state, partition)
+        else:
+            yield from self._run(problem, resources, state, partition)
+
+    def _whole(self, subspaces: int) -> SubSupernetsStage:
+        """This stage for a space that stays whole: it trains for as many steps as ``subspaces`` would, and there is
+        nothing to compare."""
+        options = self.options
+        if options is not None:
+            options = options.model_copy(update={"epochs": options.epochs * subspaces})
+        longer = tuple(replace(p, epochs=p.epochs * subspaces) for p in self.recipe.phases)
+        return replace(self, recipe=replace(self.recipe, phases=longer), options=options, compare=False)
+
+    def _run(
+        self, problem: Problem, resources: Resources, state: SearchState, partition: SpacePartition
+    ) -> Iterator[Event]:
         sub_supernet_stages = [self._sub_supernet_stage(subspace) for subspace in range(partition.size)]
         undivided = self._undivided_stage(partition.size)
         macs = [

@@ -24,7 +24,9 @@ from nas.training.gradient.options import DartsParams, check_relaxation
 
 class FewShotParams(BaseModel):
     """``split``: how the space is divided, in at most ``subspaces`` subspaces, by ``decisions`` (none named: by any; an
-    exhaustive split takes the first). An ``ensemble`` has exactly as many subspaces, and learns with their weights
+    exhaustive split takes the first). ``auto`` splits only where the choices of a decision harm each other through
+    shared weights, and again inside what it has split; where none do, the space stays whole and trains for as many
+    steps. An ``ensemble`` has exactly as many subspaces, and learns with their weights
     which combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
     networks are trained per step otherwise, ``subspace_epochs`` are those of each subspace.
 
@@ -39,7 +41,7 @@ class FewShotParams(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    split: Literal["gradient_matching", "exhaustive", "random", "ensemble"] = "gradient_matching"
+    split: Literal["gradient_matching", "auto", "exhaustive", "random", "ensemble"] = "gradient_matching"
     search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
     gradient: dict[str, JsonValue] = Field(default_factory=dict)
     schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
@@ -66,6 +68,8 @@ class FewShotParams(BaseModel):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
         if 0 < self.rank_networks < 4:
             raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {self.rank_networks}")
+        if self.split == "auto" and self.repeats < 4:
+            raise ValueError(f"repeats: split auto judges on half of them: expected at least 4, got {self.repeats}")
         if self.split == "ensemble" and (self.search, self.schedule) != ("explore", "uniform"):
             raise ValueError("split ensemble has a training of its own: expected search explore and schedule uniform")
         if self.search == "explore":
@@ -178,6 +182,8 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
             f"explore, or one of the spaces {', '.join(registry.relaxed_spaces())}"
         )
     check_relaxation(options, space)
+    if options.hypernetwork:
+        raise InvalidSpec("gradient.hypernetwork is for strategy darts: expected it false in few_shot")
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
     if not fit:
         raise InvalidSpec(

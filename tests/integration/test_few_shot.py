@@ -17,7 +17,7 @@ from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Genes, as_archs, sample
 from nas.core.errors import InvalidInput, InvalidSpec
-from nas.core.events import Checkpoint, Event, Traced, fold_all
+from nas.core.events import Checkpoint, Event, SearchState, Traced, fold, fold_all
 from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
@@ -25,6 +25,7 @@ from nas.stages.fronts import front_of
 from nas.stages.sub_supernets import _longest
 from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import Supernet
+from nas.training.fewshot.automatic import AutomaticSplit, conflict_of
 from nas.training.fewshot.matching import match_decisions, min_cut, split_by_matching
 from nas.training.fewshot.partition import (
     SpacePartition,
@@ -35,6 +36,7 @@ from nas.training.fewshot.partition import (
 )
 from nas.training.fewshot.routed_supernet import RoutedSupernet, split_supernet, supernet_from_weights
 from nas.training.progressive import TrainState
+from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import problem, run, stored
 from tests.support.few_shot import MOBILE, PARAMS, SPEC
 
@@ -151,6 +153,74 @@ def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
     expected_groups = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
     assert set(partition.groups) == expected_groups
     assert np.allclose(similarities[1].similarity, 1.0, atol=1e-6)
+
+
+def noisy_batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(repeat)
+    return torch.randn(32, 1, 2, 4, generator=generator), torch.arange(32) % 2
+
+
+@pytest.mark.parametrize("group_of", [(0, 1), (0, 1, 0, 1), (0, 0, 1, 0, 1)])
+def test_an_automatic_split_separates_planted_conflicts_and_stops_there(group_of: tuple[int, ...]) -> None:
+    space: Any = PlantedSpace(len(group_of))
+    automatic = AutomaticSplit(Planted(group_of), space, noisy_batch, [0, 1], 8, 0, limit=4)
+    conflicts = list(automatic.run())
+    expected_groups = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
+    assert set(automatic.partition.groups) == expected_groups
+    assert automatic.partition.size == 2  # inside each group gradients agree
+    assert [c.predicts_gain for c in conflicts[:2]] == [True, False]
+    assert len(conflicts) > 2  # the children were compared as well
+
+
+def test_an_automatic_split_leaves_choices_that_agree_together() -> None:
+    space: Any = PlantedSpace(4)
+    automatic = AutomaticSplit(Planted((0, 0, 0, 0)), space, noisy_batch, [0, 1], 8, 0, limit=4)
+    assert not any(c.predicts_gain for c in automatic.run())
+    assert automatic.partition.size == 1
+
+
+@pytest.mark.parametrize("choices", [2, 3, 5])
+def test_noise_predicts_no_gain(choices: int) -> None:
+    """Similarities without structure around zero: of 200 decisions, few more than the level of the test."""
+    generator = np.random.default_rng(choices)
+    found = 0
+    for _ in range(200):
+        noise = 0.3 * generator.standard_normal((8, choices, choices))
+        table = (noise + noise.transpose(0, 2, 1)) / 2 + np.eye(choices)
+        found += conflict_of(0, range(choices), table, 1).predicts_gain
+    assert found <= 20
+
+
+def test_a_space_that_stays_whole_trains_for_as_long_as_its_subspaces(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(AutomaticSplit, "run", lambda self: iter(()))  # nothing conflicts
+    strategy = StrategySpec(name="few_shot", params={**PARAMS, "split": "auto", "repeats": 4, "rank_networks": 0})
+    spec = SPEC.model_copy(update={"strategy": strategy})
+    events = stored(list(run(tmp_path, problem(spec))))
+    state = fold_all(events)
+    assert state.finished["split"]["subspaces"] == 1
+    assert any("stays whole" in w for w in state.warnings)
+    assert state.finished["train"]["steps"] == 2 * 3  # of two subspaces, three batches each
+    assert front_of(spec, state).members
+    schema = rank_correlation_schema(state.finished)
+    assert schema is not None
+    assert schema.partition is not None
+    assert (schema.method, schema.partition.share, schema.partition.children) == ("auto", 1.0, [])
+
+
+def test_an_automatic_split_of_cells_names_what_it_compared(tmp_path: Path) -> None:
+    params = {**PARAMS, "split": "auto", "repeats": 4, "decisions": ["edge01.operation"], "rank_networks": 0}
+    spec = SPEC.model_copy(update={"strategy": StrategySpec(name="few_shot", params=params)})
+    state = SearchState()
+    for event in run(tmp_path, problem(spec)):
+        state = fold(state, event)
+        if "split" in state.finished:
+            break
+    (matching,) = state.finished["split"]["matching"]
+    assert matching["decision"] == "edge01.operation"
+    assert len(matching["similarity"]) == 5
+    assert state.finished["split"]["subspaces"] in (1, 2)
 
 
 # Partitions and routing

@@ -5,7 +5,7 @@ GM-NAS (Hu et al., Generalizing few-shot NAS with gradient matching, ICLR 2022),
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,16 @@ from nas.supernet import Supernet
 from nas.training.fewshot.partition import SpacePartition, bipartitions, split_breadth_first, splittable
 
 MAX_CHOICES = 16  # 32,768 bipartitions
+NO_LIMITS: Mapping[int, Sequence[int]] = {}
+_ENDS = {
+    "stem",
+    "stem_norm",
+    "final",
+    "final_norm",
+    "norm",
+    "hidden",
+    "classifier",
+}  # parts of supernets by their names
 
 BatchSource = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
 
@@ -63,14 +73,38 @@ def match_gradients(
 
     ``batch(arch, repeat)`` gives normalised images and labels. Weights stay as they are.
     """
-    total = np.zeros((len(space.decisions[gene].choices),) * 2)
-    for repeat in range(repeats):
-        archs = _alternatives(space, gene, rng)
-        x_BCHW, y_B = batch(archs[0], repeat)
-        total += _cosines([_gradients(net, arch, x_BCHW, y_B, repeat) for arch in archs])
-    similarity = total / repeats
+    similarity = similarities(net, space, batch, gene, repeats, rng).mean(axis=0)
     groups = min_cut(similarity)
     return GradientMatching(gene, similarity, groups, score(similarity, groups))
+
+
+def similarities(
+    net: Supernet,
+    space: SearchSpace,
+    batch: BatchSource,
+    gene: int,
+    repeats: int,
+    rng: np.random.Generator,
+    allowed: Mapping[int, Sequence[int]] = NO_LIMITS,
+    ends: bool = True,
+) -> Floats:
+    """Cosine similarity of the gradients of a decision's choices on ``repeats`` random networks, shape (repeats, n, n).
+
+    ``allowed``: the choices of a subspace, by decision; those of others are all. ``ends``: compare the weights of stem,
+    last batch norm and classifier as well, which all networks share whatever is split, and which hide what the others
+    disagree about.
+    """
+    shared = [p for name, p in net.named_parameters() if p.requires_grad and (ends or not _is_end(name))]
+    out = []
+    for repeat in range(repeats):
+        archs = _alternatives(space, gene, rng, allowed)
+        x_BCHW, y_B = batch(archs[0], repeat)
+        out.append(_cosines([_gradients(net, arch, x_BCHW, y_B, repeat, shared) for arch in archs]))
+    return np.stack(out)
+
+
+def _is_end(name: str) -> bool:
+    return name.partition(".")[0] in _ENDS
 
 
 def match_decisions(
@@ -100,25 +134,30 @@ def _sum_within(disagreement: Floats, group: Sequence[int]) -> float:
     return float(disagreement[np.ix_(group, group)][np.triu_indices(len(group), 1)].sum())
 
 
-def _alternatives(space: SearchSpace, gene: int, rng: np.random.Generator) -> list[Arch]:
-    """One random network with each choice of a decision. It is drawn anew while the decision is inactive in it."""
-    n = len(space.decisions[gene].choices)
+def _alternatives(
+    space: SearchSpace, gene: int, rng: np.random.Generator, allowed: Mapping[int, Sequence[int]]
+) -> list[Arch]:
+    """One random network with each allowed choice of a decision. It is drawn anew while the decision is inactive in
+    it."""
+    choices = list(allowed.get(gene, range(len(space.decisions[gene].choices))))
     for _ in range(200):
-        genes_NG = np.repeat(sample(space.decisions, rng, 1), n, axis=0)
-        genes_NG[:, gene] = np.arange(n)
+        genes_NG = np.repeat(sample(space.decisions, rng, 1), len(choices), axis=0)
+        for other, group in allowed.items():
+            genes_NG[:, other] = rng.choice(list(group))
+        genes_NG[:, gene] = choices
         genes_NG = space.canonical(genes_NG)
-        if len(np.unique(genes_NG[:, gene])) == n:
+        if (genes_NG[:, gene] == choices).all() and len(np.unique(genes_NG, axis=0)) == len(choices):
             return as_archs(space.id, genes_NG)
     raise InvalidSpec(f"decision {space.decisions[gene].name} changes next to no network: expected another to split")
 
 
 def _gradients(
-    net: Supernet, arch: Arch, x_BCHW: torch.Tensor, y_B: torch.Tensor, seed: int
+    net: Supernet, arch: Arch, x_BCHW: torch.Tensor, y_B: torch.Tensor, seed: int, shared: Sequence[torch.Tensor]
 ) -> list[torch.Tensor | None]:
     torch.manual_seed(seed)  # dropout, the same for all choices
     net.train()
     loss = F.cross_entropy(net(x_BCHW, arch), y_B)
-    return list(torch.autograd.grad(loss, [p for p in net.parameters() if p.requires_grad], allow_unused=True))
+    return list(torch.autograd.grad(loss, shared, allow_unused=True))
 
 
 def _cosines(gradients: Sequence[Sequence[torch.Tensor | None]]) -> Floats:

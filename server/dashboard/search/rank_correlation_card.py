@@ -12,6 +12,7 @@ from server.dashboard.elements import div, heading, kind_chip, stat, text
 
 _METHODS = {
     "gradient_matching": "by gradient matching: choices whose gradients disagree go to different subspaces",
+    "auto": "where the choices of a decision harm each other through shared weights",
     "exhaustive": "exhaustively: a subspace for every choice",
     "random": "at random",
     "ensemble": "by a balanced ensemble of supernets, whose router is learned with the weights",
