@@ -29,7 +29,8 @@ from nas.core.jobs import Lease, SearchPayload
 from nas.core.ports import Dataset, ImageShape, Problem, Resources, Split
 from nas.core.spec import ResourceSpec, SearchSpec
 from nas.stages.train import TrainStage
-from nas.training.progressive import SupernetRecipe, sandwich
+from nas.training.progressive import SupernetRecipe
+from nas.training.schedules import sandwich
 from search_spaces.mobilenet_v3.space import build
 from workers.attempt import AttemptOutcome
 from workers.data_parallel import ray_data_parallel

@@ -22,7 +22,8 @@ from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Phase, SupernetRecipe, Training, uniform
+from nas.training.progressive import SupernetRecipe, Training
+from nas.training.schedules import Phase, uniform
 from nas.training.trainer import TrainingExecution, use_fast_kernels
 from search_spaces.mobilenet_v3 import space as mobilenet_v3
 from search_spaces.mobilenet_v3.network import MobileNetV3Supernet

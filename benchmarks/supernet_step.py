@@ -27,7 +27,8 @@ from nas.core.ports import Dataset, ImageShape, SearchSpace, Split
 from nas.training import samplers
 from nas.training.augment import MixedImages
 from nas.training.pipeline import Pipeline, in_fast_layout
-from nas.training.progressive import Phase, SupernetRecipe, Training
+from nas.training.progressive import SupernetRecipe, Training
+from nas.training.schedules import Phase
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from nas.training.trainer import TrainingExecution, TrainingPrecision
 from search_spaces.mobilenet_v3.network import MobileNetV3Supernet

@@ -8,13 +8,15 @@ from nas.core.arch import Genes, neighbours, sample
 from nas.core.events import SearchState
 from nas.core.ports import History, SearchSpace
 from nas.explorers import random
-from nas.stages.results import DiscretizeResult, SensitivityResult
+from nas.stages.results import DiscretizeResult, LadderResult, SensitivityResult
 
 
 def derived_networks(state: SearchState) -> Genes:
     """The networks that a stage before has found, shape (N, G)."""
     if (discretised := DiscretizeResult.read(state.finished)) is not None:
         return np.array(discretised.networks, dtype=np.int64)
+    if (ladder := LadderResult.read(state.finished)) is not None:
+        return np.array(ladder.networks, dtype=np.int64)
     if (filled := SensitivityResult.read(state.finished)) is not None:
         return np.array([*filled.networks, *filled.scaled], dtype=np.int64)
     return np.array([], dtype=np.int64)

@@ -276,6 +276,14 @@ class DiscretizeResult(StageResult):
 
 
 @dataclass(frozen=True)
+class LadderResult(StageResult):
+    """The nested ``networks``, as genes, that a supernet was trained on, the smallest first."""
+
+    stage: ClassVar[str] = "ladder"
+    networks: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class ProxiesResult(StageResult):
     """Networks scored by zero-cost proxies. ``steers``: their score stands for accuracy in the search. ``spearman``:
     rank correlation with ``params`` and ``macs`` by proxy, None if a score is constant."""

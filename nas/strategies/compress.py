@@ -87,7 +87,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.sensitivity import SensitivityStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
-    from nas.training.progressive import SupernetRecipe, sandwich
+    from nas.training.progressive import SupernetRecipe
+    from nas.training.schedules import sandwich
 
     check(problem.spec, problem.space)
     params, images = parse_spec(CompressParams, problem.spec.strategy.params), len(problem.data.train)

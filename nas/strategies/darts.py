@@ -28,7 +28,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.explore import ExploreStage
     from nas.stages.rank_correlation import RankCorrelationStage
     from nas.training import samplers
-    from nas.training.progressive import SupernetRecipe, uniform
+    from nas.training.progressive import SupernetRecipe
+    from nas.training.schedules import uniform
 
     params = parse_spec(DartsParams, problem.spec.strategy.params)
     check(problem.spec, problem.space)

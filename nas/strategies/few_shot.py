@@ -117,7 +117,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.supernet_ensemble import SupernetEnsembleStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
-    from nas.training.progressive import Phase, SupernetRecipe, progressive_shrinking, sandwich, uniform
+    from nas.training.progressive import SupernetRecipe
+    from nas.training.schedules import Phase, progressive_shrinking, sandwich, uniform
 
     params, space = parse_spec(FewShotParams, problem.spec.strategy.params), problem.space
     check(problem.spec, space)

@@ -17,12 +17,28 @@ from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
 
-_MEAN_SUBNETS = {"progressive": 1.5, "sandwich": 4.0}  # per step of training, at least
-_FIRST_PHASE = 0.4  # of the epochs of progressive shrinking (``nas.training.progressive.SHORT``)
+_MEAN_SUBNETS = {  # per step of training, at least
+    "progressive": 1.5,
+    "sandwich": 4.0,
+    "delayed": 2.5,
+    "nested": 1.0,
+    "attentive_best": 4.0,
+    "attentive_worst": 4.0,
+    "alpha": 4.0,
+    "curriculum": 4.0,
+}
+_FIRST_PHASE = {"progressive": 0.4, "delayed": 0.5, "curriculum": 0.6}  # share of all epochs; of others 1
+ScheduleName = Literal[
+    "progressive", "sandwich", "delayed", "nested", "attentive_best", "attentive_worst", "alpha", "curriculum"
+]
 
 
 class OnceForAllParams(RecipeFields):
-    """``schedule``: progressive shrinking, or the sandwich rule. ``lr`` is for ``batch_size`` images.
+    """``schedule``: how the supernet is trained. ``progressive``: progressive shrinking. ``sandwich``: the largest, the
+    smallest and two other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half
+    of the epochs (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss
+    (AttentiveNAS), ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small
+    resolutions. ``nested``: one network of a ladder in each step (SortedNet). ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
     scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure; by
@@ -33,7 +49,7 @@ class OnceForAllParams(RecipeFields):
     none. By default a dozen, if that takes less than a tenth of the supernet's training.
     """
 
-    schedule: Literal["progressive", "sandwich"] = "progressive"
+    schedule: ScheduleName = "progressive"
     epochs: int = Field(default=45, ge=1, le=100_000)
     batch_size: int = Field(default=64, ge=2, le=65_536)
     lr: float = Field(default=0.1, gt=0, le=10)
@@ -55,7 +71,7 @@ class OnceForAllParams(RecipeFields):
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> OnceForAllParams:
-        first_phase = self.epochs * (_FIRST_PHASE if self.schedule == "progressive" else 1.0)
+        first_phase = self.epochs * _FIRST_PHASE.get(self.schedule, 1.0)
         if self.warmup_epochs is not None and self.warmup_epochs >= max(1.0, first_phase):
             raise ValueError(
                 f"warmup_epochs: expected less than the epochs of the first phase, which are {first_phase:g}, got "
@@ -77,18 +93,19 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     # Stages need torch; a server that only checks parameters does not.
     from nas.stages.estimate import EstimateStage
     from nas.stages.explore import ExploreStage
+    from nas.stages.ladder import LadderStage
     from nas.stages.proxies import ProxyStage
     from nas.stages.rank_correlation import RankCorrelationStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
     from nas.training.augment import Augmentation
-    from nas.training.progressive import SupernetRecipe, progressive_shrinking, sandwich, uniform
+    from nas.training.progressive import SupernetRecipe
+    from nas.training.schedules import SCHEDULES, uniform
     from nas.training.trainer import TrainingExecution
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
-    schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
-    phases = schedule(params.epochs, params.lr, axes)
+    phases = SCHEDULES[params.schedule](params.epochs, params.lr, axes)
     if params.warmup_epochs is not None:
         phases = (replace(phases[0], warmup_epochs=params.warmup_epochs), *phases[1:])
     recipe = SupernetRecipe(
@@ -109,7 +126,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     train = TrainStage(recipe, params.checkpoint_s)
     standalone = replace(recipe, phases=uniform(params.rank_epochs, params.lr, axes, 1), distillation=0.0)
     rank = (RankCorrelationStage(standalone, params.ranked),) if params.ranked else ()
-    return (EstimateStage(), train, *rank, *hints, explore, *closing_stages(problem.spec))
+    ladder = (LadderStage(),) if params.schedule == "nested" else ()
+    return (EstimateStage(), train, *rank, *ladder, *hints, explore, *closing_stages(problem.spec))
 
 
 def stage_names(spec: SearchSpec) -> tuple[str, ...]:
@@ -117,16 +135,34 @@ def stage_names(spec: SearchSpec) -> tuple[str, ...]:
     params = parse_spec(OnceForAllParams, spec.strategy.params)
     hints = ("proxies",) if params.proxies else ()
     rank = ("rank_correlation",) if params.ranked else ()
-    return ("estimate", "train", *rank, *hints, "explore", *closing_stage_names(spec))
+    ladder = ("ladder",) if params.schedule == "nested" else ()
+    return ("estimate", "train", *rank, *ladder, *hints, "explore", *closing_stage_names(spec))
 
 
 def check(spec: SearchSpec, space: SearchSpace) -> None:
-    """Raises InvalidSpec for changes of images that the labels of the task do not survive."""
-    changed = parse_spec(OnceForAllParams, spec.strategy.params).image_changes
+    """Raises InvalidSpec for changes of images that the labels of the task do not survive, for the alpha divergence
+    where networks do not choose between classes, and for a curriculum without resolutions to choose from."""
+    params = parse_spec(OnceForAllParams, spec.strategy.params)
+    _check_schedule(params.schedule, spec, space)
+    changed = params.image_changes
     if changed and not spec.task.movable:
         raise InvalidSpec(
             f"strategy.params.{changed[0]}: expected none, since labels of the task {spec.task.name!r} belong to "
             "images as they are"
+        )
+
+
+def _check_schedule(schedule: ScheduleName, spec: SearchSpec, space: SearchSpace) -> None:
+    if schedule == "alpha" and spec.task.labels != "class":
+        raise InvalidSpec(
+            f"strategy.params.schedule: 'alpha' compares probabilities of classes: expected a task whose labels are "
+            f"classes, got {spec.task.name!r}"
+        )
+    resolutions = [d for d in space.decisions if d.axis == "resolution" and len(d.choices) > 1]
+    if schedule == "curriculum" and not resolutions:
+        raise InvalidSpec(
+            f"strategy.params.schedule: 'curriculum' expects a space with several resolutions, got {space.name!r} "
+            "with one"
         )
 
 

@@ -1,8 +1,9 @@
-"""Training a once-for-all supernet.
+"""Training a once-for-all supernet in the phases of a schedule (``nas.training.schedules``).
 
-Progressive shrinking: Cai et al., Once-for-all, ICLR 2020, section 3.3 and appendix B; one step trains some subnets on
-one batch, gradients are *summed*, then one optimiser step. Sandwich rule: Yu and Huang, US-Nets, ICCV 2019; BigNAS
-(Yu et al., ECCV 2020): the largest, the smallest and two random subnets per step, the largest teaches in place.
+One step trains some subnets on one batch, gradients are *summed*, then one optimiser step. With a frozen teacher, the
+largest network as it was before shrinking teaches (Cai et al., Once-for-all, ICLR 2020, section 3.3); with a teacher in
+place, the largest, the smallest and some other networks are trained and the largest of this very step teaches (Yu and
+Huang, US-Nets, ICCV 2019; BigNAS, Yu et al., ECCV 2020).
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,32 +28,20 @@ from nas.core.ports import Dataset, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
+from nas.training.alpha_divergence import alpha_divergence_loss
 from nas.training.augment import MixedImages, mixup
 from nas.training.criterion import Criterion, NetworkOutputs
 from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import LARGE_IMAGES, Pipeline
 from nas.training.ranks import ONE_PROCESS, Ranks
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
+from nas.training.schedules import CHANNEL_FREE_AXES, Phase
 from nas.training.trainer import ImagesInParts, MicroBatch, Trainer, TrainingExecution, compile_in_place
 from nas.training.weights import Weights
 
-TeacherKind = Literal["none", "frozen", "in_place"]
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
-CHANNEL_FREE_AXES = {"resolution", "kernel", "depth"}  # axes that leave the number of channels as it is
 ExtremeArchs = tuple[Arch, Arch]  # the smallest and the largest network
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A phase of training. ``elastic``: per axis, how many of the largest choices may be drawn."""
-
-    name: str
-    epochs: int
-    lr: float
-    subnets: int
-    elastic: Mapping[str, int]
-    teacher: TeacherKind = "frozen"
-    warmup_epochs: float = 0.0
+_POOL = 32  # random networks among which those of equal MACs are sought
 
 
 @dataclass(frozen=True)
@@ -109,66 +98,6 @@ class Step:
     images: int
 
 
-@dataclass(frozen=True)
-class ShrinkingPlan:
-    """Of the six phases of progressive shrinking (largest, kernel, depth 1 and 2, width 1 and 2): shares of all epochs,
-    and learning rates relative to the first phase's."""
-
-    lengths: tuple[float, float, float, float, float, float]
-    rates: tuple[float, float, float, float, float, float]
-
-
-# Our own, for trainings of tens of epochs: depth and width phases at 1/2 and 3/4 of the kernel phase's rate.
-SHORT = ShrinkingPlan((0.40, 0.12, 0.06, 0.12, 0.06, 0.24), (1.0, 0.4, 0.2, 0.3, 0.2, 0.3))
-
-# As published: 180, 120, 25, 120, 25 and 120 epochs; depth and width phases at 1/12 and 1/4 of the kernel phase's rate.
-# The relation of that rate to the first phase's is not published; it is that of ``SHORT``.
-PUBLISHED = ShrinkingPlan(
-    (180 / 590, 120 / 590, 25 / 590, 120 / 590, 25 / 590, 120 / 590), (1.0, 0.4, 0.4 / 12, 0.4 / 4, 0.4 / 12, 0.4 / 4)
-)
-
-
-def progressive_shrinking(epochs: int, lr: float, axes: set[str], plan: ShrinkingPlan = SHORT) -> tuple[Phase, ...]:
-    """The phases of Once-for-all, by default with lengths and learning rates of our own (``SHORT``).
-
-    First the largest network alone (over all input resolutions), then kernel, depth in two phases, and last width with
-    everything else in two phases. A phase whose axes the space lacks is left out and its epochs go to the last one.
-    """
-    widths = axes - CHANNEL_FREE_AXES
-    everything = dict.fromkeys(axes, 10**6)
-    resolution = {"resolution": 10**6}
-    kernel = {**resolution, "kernel": 10**6}
-    depth_1, depth_2 = {**kernel, "depth": 2}, {**kernel, "depth": 10**6}
-    width_1 = {**depth_2, **dict.fromkeys(widths, 2)}
-    phases: list[tuple[str, int, dict[str, int], bool]] = [
-        ("largest", 1, resolution, True),
-        ("kernel", 1, kernel, "kernel" in axes),
-        ("depth 1", 2, depth_1, "depth" in axes),
-        ("depth 2", 2, depth_2, "depth" in axes),
-        ("width 1", 4, width_1, bool(widths)),
-        ("width 2", 4, everything, True),
-    ]
-    used = [i for i, phase in enumerate(phases) if phase[3]]
-    lengths = [max(1, round(plan.lengths[i] * epochs)) for i in used]
-    lengths[-1] = max(1, lengths[-1] + epochs - sum(lengths))
-    out = []
-    for i, n in zip(used, lengths, strict=True):
-        name, subnets, elastic, _ = phases[i]
-        teacher: TeacherKind = "none" if i == 0 else "frozen"
-        out.append(Phase(name, n, lr * plan.rates[i], subnets, elastic, teacher, min(2.0, 0.1 * n) if i == 0 else 0.0))
-    return tuple(out)
-
-
-def sandwich(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
-    """A single phase by the sandwich rule with in-place distillation."""
-    return (Phase("sandwich", epochs, lr, 4, dict.fromkeys(axes, 10**6), "in_place", min(2.0, 0.1 * epochs)),)
-
-
-def uniform(epochs: int, lr: float, axes: set[str], subnets: int) -> tuple[Phase, ...]:
-    """A single phase in which ``subnets`` networks of the whole space are drawn per step and learn from the labels."""
-    return (Phase("uniform", epochs, lr, subnets, dict.fromkeys(axes, 10**6), "none", min(2.0, 0.1 * epochs)),)
-
-
 class Training:
     """A supernet that is being trained in place, with its optimiser and its teacher.
 
@@ -188,7 +117,7 @@ class Training:
         ranks: Ranks = ONE_PROCESS,
     ) -> None:
         self.space, self.recipe, self._sample = space, recipe, sample
-        self._net, self._pipeline, self._seed = net, pipeline, seed
+        self._net, self._pipeline, self._seed, self._ranks = net, pipeline, seed, ranks
         self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
         self._loaders = [
             BatchLoader(pipeline, data.train, recipe.batch_size, seed, phase=p) for p in range(len(recipe.phases))
@@ -216,7 +145,8 @@ class Training:
     def choose_precision(self, clock: Callable[[], float]) -> None:
         """Compute in the precision in which the first step is faster, as the first rank finds it. Small images stay
         float32: there is little to gain, and less to measure."""
-        archs, size, images = self._batch(0, 0)
+        candidates, size, images = self._batch(0, 0)
+        archs = [drawn[0] for drawn in candidates]
         if self.space.input_shape(archs[0])[1] < LARGE_IMAGES:
             return
         mixed = {part: images(part) for part in self._trainer.micro_batches(size)}
@@ -261,14 +191,14 @@ class Training:
         return TrainState(phase, step, weights)
 
     def begin(self, phase: int) -> None:
-        """Begin a phase: with an optimiser of its own, the channels sorted if it narrows networks further, and the
-        teacher frozen before the first phase that needs one."""
-        if self.recipe.phases[phase].teacher == "frozen":
-            if self._teacher is None:
-                self._teacher = _freeze(self._net)
-            before = self.recipe.phases[phase - 1].elastic if phase > 0 else {}
-            if self._narrows(before, self.recipe.phases[phase].elastic):
-                self._net.sort_channels(self._trained_widths(before))
+        """Begin a phase: with an optimiser of its own, the channels sorted if it narrows networks that were trained,
+        and the teacher frozen before the first phase that needs one."""
+        is_frozen = self.recipe.phases[phase].teacher == "frozen"
+        if is_frozen and self._teacher is None:
+            self._teacher = _freeze(self._net)
+        before = self.recipe.phases[phase - 1].elastic if phase > 0 else {}
+        if (is_frozen or phase > 0) and self._narrows(before, self.recipe.phases[phase].elastic):
+            self._net.sort_channels(self._trained_widths(before))
         self._optimiser = optimiser(self._net.parameters(), self.recipe, self._net)
         self._average = weight_average(self._net, self.recipe.ema_decay)
 
@@ -296,32 +226,43 @@ class Training:
         return as_archs(self.space.id, self.space.canonical(np.array(rows, dtype=np.int64)))
 
     def archs(self, phase: int, step: int) -> list[Arch]:
-        """The networks that a step trains."""
-        return self._draw(phase, step)[0]
+        """The networks that a step trains; of those that are chosen on the batch, the first."""
+        return [candidates[0] for candidates in self._draw(phase, step)[0]]
 
     def step(self, p: int, step: int) -> Step:
         """One optimiser step. Raises HwnasError when the loss is no longer finite."""
         phase, steps = self.recipe.phases[p], self.lengths[p]
-        archs, size, images = self._batch(p, step)
-        loss = self.learn(p, archs, size, images, rate(phase, step, steps, self._per_epoch))
+        candidates, size, images = self._batch(p, step)
+        archs = self._chosen(phase, candidates, size, images)
+        lr, factor = rate(phase, step, steps, self._per_epoch), ramp(phase, step, steps, self._per_epoch)
+        loss = self.learn(p, archs, size, images, lr, factor)
         if not math.isfinite(loss):
             raise HwnasError(
                 f"training diverged in phase {phase.name!r} at step {step}: loss is {loss}; "
                 f"expected a finite value. A smaller learning rate than {phase.lr:g} may help"
             )
         done = sum(self.lengths[:p]) + step + 1
-        return Step(p, step + 1, steps, done, sum(self.lengths), loss, size * len(archs))
+        return Step(p, step + 1, steps, done, sum(self.lengths), loss, size * self._count(phase, archs))
 
-    def learn(self, p: int, archs: Sequence[Arch], size: int, images: ImagesInParts, lr: float) -> float:
+    def learn(
+        self, p: int, archs: Sequence[Arch], size: int, images: ImagesInParts, lr: float, factor: float = 1.0
+    ) -> float:
         """One optimiser step of phase ``p`` on a batch of ``size`` images, which ``images`` gives in parts; return the
-        mean loss over ``archs``, whose gradients are summed."""
+        mean loss over the networks, whose gradients are summed. ``factor``: of all networks but the largest, where that
+        one teaches in place."""
         for group in self._optimiser.param_groups:
             group["lr"] = lr
         if not self._net.training:  # walking through all modules takes a tenth of a small step
             self._net.train()
-        total = self._trainer.gradients(size, lambda part: self._losses(self.recipe.phases[p], archs, images(part)))
+        phase = self.recipe.phases[p]
+        total = self._trainer.gradients(size, lambda part: self._losses(phase, archs, images(part), factor))
         self._trainer.update(self._optimiser, self._average, self._net)
-        return float(total) / len(archs)
+        return float(total) / self._count(phase, archs)
+
+    @staticmethod
+    def _count(phase: Phase, archs: Sequence[Arch]) -> int:
+        """How many networks a step trains."""
+        return phase.subnets if phase.teacher == "in_place" else len(archs)
 
     def load(self, p: int, step: int) -> None:
         """Prepare the images of a step as it does itself, and nothing more: to tell what loading takes."""
@@ -329,12 +270,12 @@ class Training:
         for part in self._trainer.micro_batches(size):
             images(part)
 
-    def _batch(self, p: int, step: int) -> tuple[list[Arch], int, ImagesInParts]:
-        """The networks of a step, how many images it has, and these images in parts."""
+    def _batch(self, p: int, step: int) -> tuple[list[list[Arch]], int, ImagesInParts]:
+        """The candidates for each network of a step, how many images it has, and these images in parts."""
         recipe, loader = self.recipe, self._loaders[p]
-        archs, dropout_seed, augment_seed = self._draw(p, step)
+        candidates, dropout_seed, augment_seed = self._draw(p, step)
         position = Position(*divmod(step, loader.per_epoch))
-        resolution = self.space.input_shape(archs[0])[1]
+        resolution = self.space.input_shape(candidates[0][0])[1]
 
         def images(part: MicroBatch) -> MixedImages:
             torch.manual_seed(part.seed(dropout_seed))  # dropout only; augmentation has its own generator
@@ -342,15 +283,40 @@ class Training:
             x, y = self._pipeline.augment(loader.part(position, part), resolution, seed, recipe.augmentation)
             return mixup(x, y, recipe.mixup, seed)
 
-        return archs, loader.batch_size, images
+        return candidates, loader.batch_size, images
 
-    def _losses(self, phase: Phase, archs: Sequence[Arch], mixed: MixedImages) -> Iterator[torch.Tensor]:
+    def _chosen(
+        self, phase: Phase, candidates: Sequence[Sequence[Arch]], size: int, images: ImagesInParts
+    ) -> list[Arch]:
+        """One of the candidates for each network: that with the least or the largest loss on the first part of the
+        batch (AttentiveNAS, section 4.2), as the first rank finds it."""
+        if phase.candidates == 1:
+            return [drawn[0] for drawn in candidates]
+        choice = ""
+        if self._ranks.rank.index == 0:
+            mixed = images(self._trainer.micro_batches(size)[0])
+            choice = " ".join(str(self._preferred(phase, drawn, mixed)) for drawn in candidates)
+        chosen = map(int, self._ranks.values(choice)[0].split())
+        return [drawn[i] for drawn, i in zip(candidates, chosen, strict=True)]
+
+    @torch.no_grad()
+    def _preferred(self, phase: Phase, drawn: Sequence[Arch], mixed: MixedImages) -> int:
+        """The position of the network with the least or the largest loss."""
+        self._net.train()
+        outputs = [self._trainer.forward(self._net, mixed.x_BCHW, arch) for arch in drawn]
+        losses = [float(mixed.loss(partial(self._criterion.loss, o, label_smoothing=0.0))) for o in outputs]
+        return losses.index(min(losses) if phase.prefers == "best" else max(losses))
+
+    def _losses(
+        self, phase: Phase, archs: Sequence[Arch], mixed: MixedImages, factor: float = 1.0
+    ) -> Iterator[torch.Tensor]:
         """The loss of each network on the same images."""
         bottom, top = (samplers.with_resolution(self.space, end, archs[0]) for end in self._ends)
         forward, criterion, recipe = self._trainer.forward, self._criterion, self.recipe
         target: NetworkOutputs | None = None
         if phase.teacher == "in_place":
             archs = [top, *archs[: phase.subnets - 2], bottom]
+            imitation = alpha_divergence_of if phase.alpha_divergence else criterion.imitation
         elif self._teacher is not None and phase.teacher == "frozen":
             with torch.no_grad():
                 self._teacher.train()  # its batch norms use the batch's own statistics, as the students' do
@@ -358,7 +324,8 @@ class Training:
         for i, arch in enumerate(archs):
             outputs = forward(self._net, mixed.x_BCHW, arch)
             if phase.teacher == "in_place" and target is not None:
-                yield criterion.imitation(outputs, target)  # the largest network of this step teaches, labels do not
+                loss = imitation(outputs, target)  # the largest network of this step teaches, labels do not
+                yield loss if factor == 1.0 else factor * loss
                 continue
             loss = mixed.loss(partial(criterion.loss, outputs, label_smoothing=recipe.label_smoothing))
             if target is not None:
@@ -367,12 +334,28 @@ class Training:
                 target = outputs
             yield loss
 
-    def _draw(self, p: int, step: int) -> tuple[list[Arch], int, int]:
+    def _draw(self, p: int, step: int) -> tuple[list[list[Arch]], int, int]:
+        """The candidates for each network of a step, and the seeds of dropout and augmentation."""
         generator = rng(self._seed, Stream.TRAINING_STEP, p, step)
         phase = self.recipe.phases[p]
         dropout_seed = int(generator.integers(2**62))
+        candidates = self._candidates(phase, generator)
+        return candidates, dropout_seed, int(generator.integers(2**62))
+
+    def _candidates(self, phase: Phase, generator: np.random.Generator) -> list[list[Arch]]:
+        if phase.ladder:
+            return [[self._ladder[int(generator.integers(len(self._ladder)))]] for _ in range(phase.subnets)]
+        if phase.candidates > 1:
+            pool = self._sample(self.space, phase.elastic, generator, _POOL)
+            return samplers.of_equal_macs(self.space, pool, generator, phase.drawn, phase.candidates)
         archs = self._sample(self.space, phase.elastic, generator, phase.subnets)
-        return archs, dropout_seed, int(generator.integers(2**62))
+        if phase.resolutions is not None:
+            archs = [samplers.among_smallest_resolutions(self.space, arch, phase.resolutions) for arch in archs]
+        return [[arch] for arch in archs]
+
+    @cached_property
+    def _ladder(self) -> list[Arch]:
+        return samplers.ladder(self.space)
 
 
 def train(
@@ -419,6 +402,13 @@ def run_training(
         yield training.state(p + 1, 0)
 
 
+def alpha_divergence_of(outputs: NetworkOutputs, target: NetworkOutputs) -> torch.Tensor:
+    """The alpha divergence of networks that classify."""
+    assert isinstance(outputs, torch.Tensor)
+    assert isinstance(target, torch.Tensor)
+    return alpha_divergence_loss(outputs, target)
+
+
 def _freeze(net: Supernet) -> Supernet:
     """A copy that does not learn. Without dropout, as in the authors' code; its batch norms use the batch's statistics,
     so it stays in training mode."""
@@ -431,4 +421,15 @@ def _freeze(net: Supernet) -> Supernet:
 
 def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
     """The learning rate of a step of a phase."""
-    return cosine_rate(phase.lr, step, steps, phase.warmup_epochs * per_epoch)
+    begin, end = phase.curve
+    whole = steps / (end - begin)
+    return cosine_rate(phase.lr, begin * whole + step, whole, 0.0 if begin else phase.warmup_epochs * per_epoch)
+
+
+def ramp(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
+    """The factor of all networks but the largest: times the learning rate it rises in a line from 0 to the rate at
+    which the phase began, and is 1 after that (DepS)."""
+    ramp_steps = phase.ramp_epochs * per_epoch
+    if step >= ramp_steps:
+        return 1.0
+    return step / ramp_steps * rate(phase, 0, steps, per_epoch) / rate(phase, step, steps, per_epoch)

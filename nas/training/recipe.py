@@ -71,7 +71,7 @@ def optimiser(parameters: Iterable[nn.Parameter], recipe: Recipe, of: nn.Module)
     return fused_sgd(groups, lr=0.0, momentum=recipe.momentum, nesterov=True)
 
 
-def cosine_rate(lr: float, step: int, steps: int, warmup_steps: float) -> float:
+def cosine_rate(lr: float, step: float, steps: float, warmup_steps: float) -> float:
     """The learning rate of a step, from 0: up in a line to ``lr``, then down a cosine."""
     if step < warmup_steps:
         return lr * (step + 1) / (warmup_steps + 1)

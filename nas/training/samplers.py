@@ -41,6 +41,35 @@ def sample_elastic(space: SearchSpace, elastic: Mapping[str, int], rng: np.rando
     return as_archs(space.id, space.canonical(genes_NG))
 
 
+def ladder(space: SearchSpace) -> list[Arch]:
+    """Nested networks from the smallest to the largest: in each, all decisions stand at the same share of their
+    choices, so that no network has a larger choice anywhere than the next (SortedNet, Valipour et al., 2023)."""
+    top_G = choice_counts(space.decisions) - 1
+    steps = np.unique([k / n for n in {int(n) for n in top_G if n > 0} for k in range(n + 1)])
+    rungs_NG = np.floor(steps[:, None] * top_G + 1e-9).astype(np.int64)
+    return list(dict.fromkeys(as_archs(space.id, space.canonical(rungs_NG))))
+
+
+def of_equal_macs(
+    space: SearchSpace, pool: Sequence[Arch], rng: np.random.Generator, n: int, candidates: int
+) -> list[list[Arch]]:
+    """For each of ``n`` MACs that are drawn evenly between the fewest and the most of ``pool``, the ``candidates``
+    networks of it that are nearest (AttentiveNAS, Wang et al., CVPR 2021, section 4)."""
+    macs_N = space.costs(np.array([arch.genes for arch in pool]))["macs"]
+    targets = rng.uniform(macs_N.min(), macs_N.max(), size=n)
+    nearest_NC = np.argsort(np.abs(macs_N[None] - targets[:, None]), axis=1, kind="stable")[:, :candidates]
+    return [[pool[i] for i in row] for row in nearest_NC.tolist()]
+
+
+def among_smallest_resolutions(space: SearchSpace, arch: Arch, count: int) -> Arch:
+    """``arch`` at one of the ``count`` smallest resolutions, each of which is as likely."""
+    genes = [
+        gene % min(count, len(d.choices)) if d.axis == "resolution" else gene
+        for d, gene in zip(space.decisions, arch.genes, strict=True)
+    ]
+    return _arch(space, np.array(genes, dtype=np.int64))
+
+
 def axes(decisions: Sequence[Decision]) -> set[str]:
     """The elastic dimensions of a space that leave something to choose; precisions, which share all weights, are
     none."""

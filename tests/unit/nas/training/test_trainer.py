@@ -18,7 +18,8 @@ from nas.core.spec import DataSpec
 from nas.stages.checkpoint_pace import CheckpointPace
 from nas.training import samplers, trainer
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, Training, TrainState, sandwich
+from nas.training.progressive import SupernetRecipe, Training, TrainState
+from nas.training.schedules import sandwich
 from nas.training.trainer import MicroBatch, Trainer, TrainingExecution, clip, faster_precision
 
 SMALL = {"preset": "digits", "resolutions": [6], "depths": [1], "final": 16, "hidden": 16, "dropout": 0.0}

@@ -17,17 +17,8 @@ from nas.training.augment import Augmentation
 from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import (
-    PUBLISHED,
-    Phase,
-    Step,
-    SupernetRecipe,
-    Training,
-    TrainState,
-    progressive_shrinking,
-    sandwich,
-    train,
-)
+from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
+from nas.training.schedules import PUBLISHED, Phase, attentive_best, delayed, progressive_shrinking, sandwich
 
 SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 32, "hidden": 32, "dropout": 0.0}
 
@@ -63,10 +54,10 @@ def weights_after(
     return last
 
 
-@pytest.mark.parametrize("schedule", [progressive_shrinking, sandwich])
+@pytest.mark.parametrize("schedule", [progressive_shrinking, sandwich, delayed, attentive_best])
 def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: SearchSpace, data: Dataset) -> None:
     assert callable(schedule)
-    phases = schedule(2 if schedule is sandwich else 1, 0.05, samplers.axes(space.decisions))
+    phases = schedule(1 if schedule is progressive_shrinking else 2, 0.05, samplers.axes(space.decisions))
     recipe = SupernetRecipe(phases, batch_size=80)
     uninterrupted = weights_after(space, data, recipe, TrainState(), None)
     assert uninterrupted.weights is not None
