@@ -62,6 +62,7 @@ from nas.schemas.marks import MarkBody, MarkSchema
 from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBody, NamedDataSchema
 from nas.schemas.predictors import LatencyTableSchema, PredictorCardSchema, PredictorVersionSchema
 from nas.schemas.recommendations import RecommendationRule, RecommendationSchema
+from nas.schemas.scaling import ScaledNetworkSchema
 from nas.schemas.searches import ExtendBody, ForkBody, PriorityBody, SearchPage, SearchSchema
 from nas.schemas.service import (
     HealthSchema,
@@ -73,6 +74,7 @@ from nas.schemas.service import (
     WorkerSchema,
 )
 from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserModelSchema
+from nas.schemas.waterlines import WaterlineSchema
 
 # A server restarts within seconds; a watch retries for about a minute and a half.
 RETRY_DELAYS_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0, 30.0)
@@ -281,6 +283,37 @@ class Client:
         """The network of a search to ship, by a rule: without one, the fastest within half a point of the best."""
         query = {**(rule or RecommendationRule()).model_dump(), "device": device}
         return self._get(RecommendationSchema, f"/v1/searches/{_segment(search_id)}/recommendation", query)
+
+    def waterline(
+        self,
+        search_id: str,
+        arch: str,
+        origin: str = "search",
+        device: str | None = None,
+        flops_per_s: float | None = None,
+        bytes_per_s: float | None = None,
+    ) -> WaterlineSchema:
+        """Which layers of a candidate are bound by memory on a device, and what fusing its blocks would save at best:
+        by given figures of the machine, else by those of the device."""
+        path = f"/v1/searches/{_segment(search_id)}/candidates/{_segment(arch)}/waterline"
+        query = {"origin": origin, "device": device, "flops_per_s": flops_per_s, "bytes_per_s": bytes_per_s}
+        return self._get(WaterlineSchema, path, query)
+
+    def scaled(
+        self,
+        search_id: str,
+        arch: str,
+        limit: float,
+        bound: str = "latency",
+        origin: str = "search",
+        alpha: float | None = None,
+        device: str | None = None,
+    ) -> ScaledNetworkSchema:
+        """A candidate scaled up or down to at most ``limit`` ms of ``latency``, ``macs`` or ``params``. ``alpha``: how
+        much of it is width, 0 to 1; by default 0.8."""
+        path = f"/v1/searches/{_segment(search_id)}/candidates/{_segment(arch)}/scaled"
+        query: dict[str, str | float | None] = {"limit": limit, "bound": bound, "origin": origin, "device": device}
+        return self._get(ScaledNetworkSchema, path, query if alpha is None else {**query, "alpha": alpha})
 
     def importance(self, search_id: str, metric: str | None = None) -> ImportanceReport:
         """Which decisions of a search's space matter for a metric; without one, for the estimate of its quality."""

@@ -47,6 +47,8 @@ REQUIRED_SCOPES: Mapping[tuple[str, str], Scope] = {
     ("GET", "/searches/{id}/artifacts/{arch}/{name}"): "read",
     ("GET", "/searches/{id}/events"): "read",
     ("GET", "/searches/{id}/recommendation"): "read",
+    ("GET", "/searches/{id}/candidates/{arch}/waterline"): "read",
+    ("GET", "/searches/{id}/candidates/{arch}/scaled"): "read",
     ("GET", "/searches/{id}/importance"): "read",
     ("GET", "/searches/{id}/logs"): "read",
     ("GET", "/searches/{id}/marks"): "read",

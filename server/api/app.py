@@ -19,9 +19,11 @@ from server.api import (
     logs,
     named_data,
     onboardings,
+    scaling,
     searches,
     tables,
     user_models,
+    waterline,
 )
 from server.api.access import Authorizer, RequestGuardMiddleware
 from server.api.context import ApiContext, attach_context
@@ -63,7 +65,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
     for routes in (
-        *(catalog, searches, candidates, decisions, logs, devices),
+        *(catalog, searches, candidates, waterline, scaling, decisions, logs, devices),
         *(onboardings, agents, tables, named_data, user_models, administration),
     ):
         v1.include_router(routes.router)

@@ -43,7 +43,7 @@ def compare_devices(
     onboarded = [store.queries.onboarded_device(name, selected) for name in (first, second)]
     one, two = (device for device in onboarded if device is not None)
     space = validate.space_of(one.spec.space, one.spec.data, one.profile.protocol.precision, store)
-    measured = [_measured_ms(device, space, store) for device in (one, two)]
+    measured = [measured_latencies(device, space, store) for device in (one, two)]
     genes_NG = _architectures(space, *measured)
     (first_ms_N, first_measured_N), (second_ms_N, second_measured_N) = (
         _latency_ms(device, known_ms, space, genes_NG, store)
@@ -104,7 +104,7 @@ def _common_spaces(first: str, second: str, store: Store) -> list[str]:
     return [space for space in one if space in two]
 
 
-def _measured_ms(device: OnboardedDevice, space: SearchSpace, store: Store) -> dict[GeneRow, float]:
+def measured_latencies(device: OnboardedDevice, space: SearchSpace, store: Store) -> dict[GeneRow, float]:
     """Measured latency by canonical genes."""
     measured: dict[GeneRow, float] = {}
     if device.measurements_blob is not None:

@@ -129,6 +129,18 @@ COMMANDS = (
         _RESULTS,
     ),
     CommandEntry(
+        "scale",
+        "server.cli.commands.scaling:scale",
+        "Scale a candidate up or down to another bound, within its space.",
+        _RESULTS,
+    ),
+    CommandEntry(
+        "waterline",
+        "server.cli.commands.waterline:waterline",
+        "Say which layers of a candidate wait for memory on a device, and what fusing them would save.",
+        _RESULTS,
+    ),
+    CommandEntry(
         "export",
         "server.cli.commands.decisions:export",
         "Hand a downloaded model to another tool: a folder for Hugging Face, a run of MLflow.",

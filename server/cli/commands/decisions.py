@@ -84,7 +84,7 @@ def star(
     Example: `nas star SEARCH calm-amber-otter`
     """
     with service.connect() as nas:
-        arch = _candidate(nas, search_id, candidate)
+        arch = candidate_of(nas, search_id, candidate)
         mark = _mark(nas, search_id, arch).model_copy(update={"starred": not remove})
         render.out(nas.set_mark(search_id, mark, arch), service.json_output, _mark_line)
 
@@ -103,12 +103,12 @@ def note(
     Example: `nas note SEARCH "ships on Friday" --candidate calm-amber-otter`
     """
     with service.connect() as nas:
-        arch = _candidate(nas, search_id, candidate)
+        arch = candidate_of(nas, search_id, candidate)
         mark = _mark(nas, search_id, arch).model_copy(update={"note": text})
         render.out(nas.set_mark(search_id, mark, arch), service.json_output, _mark_line)
 
 
-def _candidate(nas: Client, search_id: str, text: str | None) -> str | None:
+def candidate_of(nas: Client, search_id: str, text: str | None) -> str | None:
     """The id of a candidate on the front, or exported, that a text means; another text is an id."""
     if text is None:
         return None

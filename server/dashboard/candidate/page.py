@@ -9,7 +9,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.device import MeasurementProtocol
-from nas.core.errors import NotFound
+from nas.core.errors import InvalidInput, NotFound
 from nas.core.metrics import METRICS
 from nas.core.spoken_names import spoken_name
 from nas.schemas.administration import PrincipalSchema
@@ -17,10 +17,12 @@ from nas.schemas.candidates import CandidateDetailSchema
 from nas.schemas.devices import DeviceSchema
 from nas.schemas.marks import MarkSchema
 from nas.schemas.searches import SearchSchema
+from nas.schemas.waterlines import WaterlineSchema
 from server.dashboard.candidate.architecture_card import draw_architecture, draw_cells, draw_choices
 from server.dashboard.candidate.architecture_svg import blocks, shape_text
 from server.dashboard.candidate.class_figures import draw_class_figures, draw_confusion
 from server.dashboard.candidate.measurement_card import draw_devices, draw_layers, draw_measurement
+from server.dashboard.candidate.waterline_card import draw_waterline
 from server.dashboard.compare_links import networks_url
 from server.dashboard.download_link import download_link
 from server.dashboard.elements import badge, breadcrumbs, div, heading, metric_stat, text
@@ -40,6 +42,7 @@ class CandidateSnapshot:
     devices: tuple[DeviceSchema, ...]
     marks: tuple[MarkSchema, ...]
     principal: PrincipalSchema
+    waterline: WaterlineSchema | None = None
 
     @property
     def protocol(self) -> MeasurementProtocol | None:
@@ -61,7 +64,10 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
         for name in search.spec.devices:
             with suppress(NotFound):  # removed since; the measurement still names its protocol
                 devices.append(client.device(name))
-        return CandidateSnapshot(search, detail, tuple(devices), tuple(client.marks(search_id)), client.me())
+        line = None
+        with suppress(NotFound, InvalidInput):  # a device without figures, or with too few measurements to fit them to
+            line = client.waterline(search_id, arch, origin)
+        return CandidateSnapshot(search, detail, tuple(devices), tuple(client.marks(search_id)), client.me(), line)
 
     with page_layout(client, f"Candidate {arch}", "") as shell:
         mark = MarkEditor(client, search_id, arch)
@@ -70,13 +76,17 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
         def draw(snapshot: CandidateSnapshot) -> None:
             search = snapshot.search
             mark.show(mark_of(snapshot.marks, arch), editable=may_submit(snapshot.principal))
-            page.show(search.spec.name, search.id, snapshot.detail, snapshot.protocol)
+            page.show(search.spec.name, search.id, snapshot.detail, snapshot.protocol, snapshot.waterline)
 
         await Poller(shell, fetch, draw, lambda _: False).start()
 
 
 def _draw(
-    search_name: str, search_id: str, detail: CandidateDetailSchema, protocol: MeasurementProtocol | None
+    search_name: str,
+    search_id: str,
+    detail: CandidateDetailSchema,
+    protocol: MeasurementProtocol | None,
+    waterline: WaterlineSchema | None,
 ) -> None:
     candidate = detail.candidate
     with div("stack"):
@@ -101,6 +111,7 @@ def _draw(
         architecture = blocks(detail.layers, detail.choices)
         draw_cells(detail.cells)
         draw_architecture(architecture, detail)
+        draw_waterline(waterline)
         with div("cols even"):
             draw_measurement(candidate, protocol)
             _draw_downloads(detail)

@@ -11,7 +11,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from nas.client import Client
-from nas.core.errors import InvalidInput, NotFound, UnknownName
+from nas.core.errors import InfeasibleBound, InvalidInput, NotFound, UnknownName
 from nas.core.recommendation import Rule
 from nas.core.spoken_names import spoken_name
 from nas.schemas.candidates import CandidateSchema, ConfusionSchema, FrontSchema
@@ -19,6 +19,7 @@ from nas.schemas.marks import MarkBody
 from nas.schemas.recommendations import RecommendationRule, deciding_metric, recommend
 from server.api.app import create_app
 from server.dashboard.candidate.class_figures import confusion_html
+from server.dashboard.candidate.waterline_card import source_sentence, waterline_svg
 from server.dashboard.search.candidate_export import export_text
 from server.dashboard.search.recommendation_card import run_snippet
 from server.settings import Settings
@@ -79,6 +80,48 @@ def test_limits_narrow_the_choice(nas: Client, seeds: Seeds, front: FrontSchema,
     else:
         assert quality(answer.candidate) >= quality(middle)
     assert 0 < answer.considered < len(verified)
+
+
+def test_a_waterline_is_by_given_figures_or_fitted_to_what_was_measured(
+    nas: Client, seeds: Seeds, front: FrontSchema
+) -> None:
+    search, arch = seeds.ids[FINISHED], front.members[0].arch
+    given = nas.waterline(search, arch, flops_per_s=1e11, bytes_per_s=1e10)
+    assert (given.source, given.level, given.networks) == ("given", 10.0, None)
+    detail = nas.candidate(search, arch)
+    assert [w.name for w in given.layers] == [x.name for x in detail.layers]
+    assert given.ms == pytest.approx(sum(w.ms for w in given.layers))
+    assert 0 < given.efficiency <= 1
+    svg = waterline_svg(given)
+    assert svg.count("<rect") == len(given.layers)
+    assert source_sentence(given).endswith("as given.")
+    with pytest.raises(InvalidInput, match="both"):
+        nas.waterline(search, arch, flops_per_s=1e11)
+    fitted = nas.waterline(search, arch)
+    assert fitted.source == "fitted"
+    assert fitted.networks is not None
+    assert fitted.networks >= 8
+    assert fitted.error_percent is not None
+    assert f"fitted to {fitted.networks} networks" in source_sentence(fitted)
+    with pytest.raises(NotFound, match="no predictor"):
+        nas.waterline(search, arch, device="none-such")
+
+
+def test_a_candidate_is_scaled_to_another_bound(nas: Client, seeds: Seeds, front: FrontSchema) -> None:
+    search, member = seeds.ids[FINISHED], front.members[0]
+    own = member.metrics["macs"].value
+    smaller = nas.scaled(search, member.arch, 0.8 * own, "macs")
+    assert smaller.macs == smaller.cost <= 0.8 * own
+    assert smaller.macs_factor == pytest.approx(smaller.macs / own)
+    assert smaller.predicted_ms is not None
+    assert smaller.upper_ms is not None
+    assert smaller.predicted_ms <= smaller.upper_ms
+    assert str(smaller.genes) in smaller.reference
+    by_latency = nas.scaled(search, member.arch, smaller.upper_ms)
+    assert by_latency.upper_ms is not None
+    assert by_latency.upper_ms <= smaller.upper_ms
+    with pytest.raises(InfeasibleBound):
+        nas.scaled(search, member.arch, 1e-9)
 
 
 def test_limits_that_nothing_meets_are_named(nas: Client, seeds: Seeds) -> None:
