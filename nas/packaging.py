@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -29,6 +27,7 @@ from nas.core.provenance import Provenance
 from nas.core.retraining import TrainingRecord
 from nas.core.runtimes import Precision
 from nas.core.tasks import Task, TaskScores, load_task
+from nas.core.zip_files import zip_bytes
 from nas.export import (
     OPSET,
     Images,
@@ -186,7 +185,7 @@ def package(
         for name, content in sorted(files.items())
     }
     files["manifest.json"] = _json(manifest)
-    return _zip(files), replace(report, sizes={name: len(content) for name, content in sorted(files.items())})
+    return zip_bytes(files), replace(report, sizes={name: len(content) for name, content in sorted(files.items())})
 
 
 def calibration_sample(data: Dataset, seed: int, height: int, width: int, images: int = 128) -> Images:
@@ -297,13 +296,3 @@ def _on_device_json(profile: DeviceProfile, on_device: OnDevice) -> JsonObject:
 
 def _json(record: JsonObject) -> bytes:
     return (json.dumps(record, indent=2, sort_keys=True, allow_nan=False) + "\n").encode()
-
-
-def _zip(files: Mapping[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, content in sorted(files.items()):
-            entry = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))  # no clock: equal content, equal bytes
-            entry.create_system, entry.external_attr = 3, 0o644 << 16
-            archive.writestr(entry, content, compress_type=zipfile.ZIP_DEFLATED)
-    return buffer.getvalue()

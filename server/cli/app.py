@@ -129,6 +129,12 @@ COMMANDS = (
         _RESULTS,
     ),
     CommandEntry(
+        "cascade",
+        "server.cli.commands.cascade:cascade",
+        "Make a cascade of downloaded models: a fast one answers where it is sure, a more accurate one elsewhere.",
+        _RESULTS,
+    ),
+    CommandEntry(
         "scale",
         "server.cli.commands.scaling:scale",
         "Scale a candidate up or down to another bound, within its space.",

