@@ -52,6 +52,17 @@ class WaterlineSchema(BaseModel):
     layers: list[LayerWaterSchema]
     blocks: list[BlockWaterSchema]
 
+    @property
+    def source_sentence(self) -> str:
+        """Where the figures of the machine are from, for people."""
+        rates = f"{self.flops_per_s:.3g} operations and {self.bytes_per_s:.3g} bytes per second"
+        if self.source == "fitted":
+            return (
+                f"{rates}: fitted to {self.networks} networks measured on {self.device}, whose latencies they miss by "
+                f"{self.error_percent:.0f} % on average."
+            )
+        return f"{rates}: {f'peak figures of {self.device}' if self.source == 'peak figures' else 'as given'}."
+
     @classmethod
     def of(
         cls,

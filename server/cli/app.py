@@ -131,7 +131,7 @@ COMMANDS = (
     CommandEntry(
         "cascade",
         "server.cli.commands.cascade:cascade",
-        "Make a cascade of downloaded models: a fast one answers where it is sure, a more accurate one elsewhere.",
+        "Make a cascade of downloaded models: a fast one answers where it is sure, others elsewhere.",
         _RESULTS,
     ),
     CommandEntry(

@@ -20,7 +20,7 @@ def cascade(
     p95_ms: Annotated[float | None, typer.Option(min=0, help="At most this 95th percentile of latency.")] = None,
     members: Annotated[int, typer.Option(min=2, max=3, help="At most so many members.")] = 3,
 ) -> None:
-    """Make a cascade of downloaded models: a fast one answers where it is sure, a more accurate one where it is not.
+    """Make a cascade of downloaded models: a fast one answers where it is sure, others elsewhere.
 
     Thresholds are fitted to the validation images of the search, whose data have to be readable here. The cascade that
     takes least on average is then run on every test image on this machine, in turn with the single model that it

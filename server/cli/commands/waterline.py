@@ -15,7 +15,6 @@ from server.cli.commands.decisions import candidate_of
 from server.cli.device_options import SearchId
 from server.cli.options import ServiceOptions, service_command
 from server.dashboard import formatting
-from server.dashboard.candidate.waterline_card import source_sentence
 
 
 @service_command
@@ -50,6 +49,6 @@ def _report(line: WaterlineSchema) -> RenderableType:
         table,
         f"{formatting.significant(line.ms, 3)} ms at least; peak for {line.efficiency:.0%} of it; "
         f"{line.memory_share:.0%} in layers that wait for memory",
-        escape(source_sentence(line)),
+        escape(line.source_sentence),
         *(f"{escape(b.name)} as one kernel: {b.ms:.3g} to {b.fused_ms:.3g} ms" for b in saving),
     )

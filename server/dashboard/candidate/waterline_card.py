@@ -29,7 +29,7 @@ def draw_waterline(line: WaterlineSchema | None) -> None:
         text(
             f"At least {formatting.significant(line.ms, 3)} ms, computed and not measured, of which the machine "
             f"computes at its peak for {line.efficiency:.0%}; {line.memory_share:.0%} go to layers that wait for "
-            f"memory. {source_sentence(line)}"
+            f"memory. {line.source_sentence}"
         )
         saving = sorted((b for b in line.blocks if b.saved_ms > 0), key=lambda b: -b.saved_ms)[:_MOST_BLOCKS]
         if saving:
@@ -39,17 +39,6 @@ def draw_waterline(line: WaterlineSchema | None) -> None:
                 + ".",
                 "small muted",
             )
-
-
-def source_sentence(line: WaterlineSchema) -> str:
-    """Where the figures of the machine are from."""
-    rates = f"{formatting.count(line.flops_per_s)} operations and {formatting.count(line.bytes_per_s)} bytes per second"
-    if line.source == "fitted":
-        return (
-            f"{rates}: fitted to {line.networks} networks measured on {line.device}, whose latencies they miss by "
-            f"{line.error_percent:.0f} % on average."
-        )
-    return f"{rates}: {'peak figures of ' + line.device if line.source == 'peak figures' else 'as given'}."
 
 
 def waterline_svg(line: WaterlineSchema) -> str:

@@ -19,7 +19,7 @@ from nas.schemas.marks import MarkBody
 from nas.schemas.recommendations import RecommendationRule, deciding_metric, recommend
 from server.api.app import create_app
 from server.dashboard.candidate.class_figures import confusion_html
-from server.dashboard.candidate.waterline_card import source_sentence, waterline_svg
+from server.dashboard.candidate.waterline_card import waterline_svg
 from server.dashboard.search.candidate_export import export_text
 from server.dashboard.search.recommendation_card import run_snippet
 from server.settings import Settings
@@ -94,7 +94,7 @@ def test_a_waterline_is_by_given_figures_or_fitted_to_what_was_measured(
     assert 0 < given.efficiency <= 1
     svg = waterline_svg(given)
     assert svg.count("<rect") == len(given.layers)
-    assert source_sentence(given).endswith("as given.")
+    assert given.source_sentence.endswith("as given.")
     with pytest.raises(InvalidInput, match="both"):
         nas.waterline(search, arch, flops_per_s=1e11)
     fitted = nas.waterline(search, arch)
@@ -102,7 +102,7 @@ def test_a_waterline_is_by_given_figures_or_fitted_to_what_was_measured(
     assert fitted.networks is not None
     assert fitted.networks >= 8
     assert fitted.error_percent is not None
-    assert f"fitted to {fitted.networks} networks" in source_sentence(fitted)
+    assert f"fitted to {fitted.networks} networks" in fitted.source_sentence
     with pytest.raises(NotFound, match="no predictor"):
         nas.waterline(search, arch, device="none-such")
 
