@@ -107,9 +107,9 @@ def make_cascade(
     singles = [_gate(package, 1.0, 0.0) for package in packages]
     networks = [_outputs(package, member, data.val, clock) for package, member in zip(packages, singles, strict=True)]
     accuracies = [_accuracy(network.logits_NK, data.val.labels) for network in networks]
-    asked = max(accuracies) - within
-    fitted = fastest(fit_cascades(networks, data.val.labels, most_members), asked, expected_ms, p95_ms)
-    enough = [m for m, accuracy in enumerate(accuracies) if accuracy >= asked - 1e-9]
+    least_accuracy = max(accuracies) - within
+    fitted = fastest(fit_cascades(networks, data.val.labels, most_members), least_accuracy, expected_ms, p95_ms)
+    enough = [m for m, accuracy in enumerate(accuracies) if accuracy >= least_accuracy - 1e-9]
     single = min(enough, key=lambda m: networks[m].ms)
     gate = [
         _gate(packages[m], t, threshold)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from nas.exported_run import as_NCHW, read_images, resize
 
-Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+RunNetwork = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class GateMember:
     """A network as a function from one prepared image (1, C, H, W) to logits (K,), the size it takes, its temperature,
     and the confidence from which it answers; the last one always does."""
 
-    run: Run
+    run: RunNetwork
     height: int
     width: int
     temperature: float
@@ -78,7 +78,7 @@ def load_members(folder: Path) -> list[GateMember]:
     return members
 
 
-def as_run(session: Any) -> Run:
+def as_run(session: Any) -> RunNetwork:
     """A session as a function of one image."""
 
     def run(x_1CHW: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -13,9 +13,9 @@ from itertools import combinations, product
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.core.arch import Floats
 from nas.core.errors import InfeasibleBound, InvalidInput
 
-Floats = NDArray[np.float64]
 _TEMPERATURES = np.geomspace(0.25, 8.0, 61)
 _SHARES = {2: np.linspace(0.0, 1.0, 51), 3: np.linspace(0.0, 1.0, 21)}  # of images that a threshold lets pass
 MOST_MEMBERS = 3

@@ -18,15 +18,14 @@ from math import prod
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nas.core.arch import Floats
 from nas.core.errors import InvalidInput
 from nas.core.network import LayerSummary
 
 FLOPS_PER_MAC = 2.0
 FLOAT_BYTES = 4
 LayerBound = Literal["compute", "memory"]
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -70,9 +70,9 @@ def scaled(decisions: Sequence[Decision], genes: Sequence[int], factors: Scaling
         if decision.axis not in axes or factors.on(decision.axis) == 1.0:
             continue
         choices = np.array([float(c) for c in decision.choices])
-        wanted = choices[genes[g]] * factors.on(decision.axis)
-        out[g] = int(np.abs(np.log(choices / wanted)).argmin())
-        if not choices[0] * 0.99 <= wanted <= choices[-1] * 1.01:
+        scaled_value = choices[genes[g]] * factors.on(decision.axis)
+        out[g] = int(np.abs(np.log(choices / scaled_value)).argmin())
+        if not choices[0] * 0.99 <= scaled_value <= choices[-1] * 1.01:
             at_end.append(decision.name)
     return out, at_end
 

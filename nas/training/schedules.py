@@ -121,12 +121,12 @@ def delayed(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
     """DepS: the largest network alone for half of the epochs, then the sandwich rule. The learning rate follows one
     cosine; that of the smaller networks rises within a fiftieth of the epochs, as 5 of 270 are published, and at least
     within half an epoch. Channels are sorted in between."""
-    alone = max(1, epochs // 2)
-    rest, start = max(1, epochs - alone), alone / (alone + max(1, epochs - alone))
+    first = max(1, epochs // 2)
+    second, start = max(1, epochs - first), first / (first + max(1, epochs - first))
     everything = dict.fromkeys(axes, _ALL)
     return (
-        Phase("largest", alone, lr, 1, {"resolution": _ALL}, "none", _warmup(alone), curve=(0.0, start)),
-        Phase("all", rest, lr, 4, everything, "in_place", curve=(start, 1.0), ramp_epochs=max(0.5, 0.02 * epochs)),
+        Phase("largest", first, lr, 1, {"resolution": _ALL}, "none", _warmup(first), curve=(0.0, start)),
+        Phase("all", second, lr, 4, everything, "in_place", curve=(start, 1.0), ramp_epochs=max(0.5, 0.02 * epochs)),
     )
 
 

@@ -62,7 +62,7 @@ def _exported(searched: Problem, module: torch.nn.Module, arch: Arch, pipeline: 
 
 
 @pytest.fixture(scope="module")
-def made(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CascadeReport]:
+def built(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CascadeReport]:
     packages, data = read_packages(models)
     archive, report = make_cascade(packages, data, within=100.0, most_members=2)
     folder = tmp_path_factory.mktemp("cascade")
@@ -72,9 +72,9 @@ def made(models: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def test_a_cascade_runs_without_this_project(
-    made: tuple[Path, CascadeReport], searched: Problem, tmp_path: Path
+    built: tuple[Path, CascadeReport], searched: Problem, tmp_path: Path
 ) -> None:
-    folder, report = made
+    folder, report = built
     images = searched.data.test.images_NCHW[:20]
     np.save(tmp_path / "images.npy", images)
     command = [sys.executable, str(folder / "run.py"), str(tmp_path / "images.npy")]
@@ -88,8 +88,8 @@ def test_a_cascade_runs_without_this_project(
         assert not re.search(r"^(from|import) nas", (folder / name).read_text(), re.MULTILINE)
 
 
-def test_the_record_tells_what_was_fitted_and_measured(made: tuple[Path, CascadeReport], searched: Problem) -> None:
-    folder, report = made
+def test_the_record_tells_what_was_fitted_and_measured(built: tuple[Path, CascadeReport], searched: Problem) -> None:
+    folder, report = built
     record = json.loads((folder / "cascade.json").read_text())
     assert [m["name"] for m in record["members"]] == list(report.members)
     assert record["fitted_on"] == "validation images"
@@ -103,8 +103,8 @@ def test_the_record_tells_what_was_fitted_and_measured(made: tuple[Path, Cascade
     assert any("test accuracy" in line for line in report_lines(report))
 
 
-def test_a_changed_member_is_refused(made: tuple[Path, CascadeReport], tmp_path: Path) -> None:
-    folder, _ = made
+def test_a_changed_member_is_refused(built: tuple[Path, CascadeReport], tmp_path: Path) -> None:
+    folder, _ = built
     for name in ("cascade.json", "member1.onnx", "member2.onnx"):
         (tmp_path / name).write_bytes((folder / name).read_bytes())
     (tmp_path / "member2.onnx").write_bytes(b"something else")

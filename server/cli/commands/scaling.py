@@ -37,10 +37,10 @@ def scale(
     Example: `nas scale SEARCH calm-amber-otter --latency 1.5`
     """
     limits = {"latency": latency, "macs": macs, "params": params}
-    given = [(name, limit) for name, limit in limits.items() if limit is not None]
-    if len(given) != 1:
-        raise InvalidInput(f"expected one of --latency, --macs and --params, got {len(given)}")
-    [(bound, limit)] = given
+    bounds = [(name, limit) for name, limit in limits.items() if limit is not None]
+    if len(bounds) != 1:
+        raise InvalidInput(f"expected one of --latency, --macs and --params, got {len(bounds)}")
+    [(bound, limit)] = bounds
     with service.connect() as nas:
         arch = candidate_of(nas, search_id, candidate)
         assert arch is not None

@@ -68,15 +68,15 @@ def test_the_front_holds_cascades_that_beat_single_networks() -> None:
     assert costs == sorted(costs)
     assert [a for _, a in costs] == sorted({a for _, a in costs})
     best = accuracy(NETWORKS[0])
-    chosen = fastest(front, best)
-    assert chosen.outcome.accuracy >= best
-    assert chosen.outcome.expected_ms < 0.75 * NETWORKS[0].ms
+    fitted = fastest(front, best)
+    assert fitted.outcome.accuracy >= best
+    assert fitted.outcome.expected_ms < 0.75 * NETWORKS[0].ms
     pairs = fit_cascades(NETWORKS, LABELS, most_members=2)
     assert all(len(f.cascade.members) == 2 for f in pairs)
     assert any(len(f.cascade.members) == 3 for f in front)
     fresh = np.random.default_rng(5).permutation(len(LABELS))[:300]
     halves = [MemberOutputs(n.name, n.logits_NK[fresh], n.ms) for n in NETWORKS]
-    assert outcome_of(chosen.cascade, halves, LABELS[fresh]).accuracy == pytest.approx(chosen.outcome.accuracy, abs=3.0)
+    assert outcome_of(fitted.cascade, halves, LABELS[fresh]).accuracy == pytest.approx(fitted.outcome.accuracy, abs=3.0)
 
 
 def test_bounds_on_latency_are_kept_or_refused() -> None:

@@ -124,8 +124,8 @@ def test_delayed_rates_follow_one_cosine_and_small_networks_a_ramp(space: Search
 
 def test_a_ramp_at_0_learns_from_the_largest_network_alone(space: SearchSpace, data: Dataset) -> None:
     phases = sandwich(1, 0.1, samplers.axes(space.decisions))
-    [drawn, *_], size, images = training_by(phases, space, data)._batch(0, 0)
-    top = samplers.with_resolution(space, samplers.largest(space), drawn[0])
+    [first_candidates, *_], size, images = training_by(phases, space, data)._batch(0, 0)
+    top = samplers.with_resolution(space, samplers.largest(space), first_candidates[0])
 
     def weights_after(phases: tuple[Phase, ...], archs: list[Arch], factor: float) -> dict[str, torch.Tensor]:
         training = training_by(phases, space, data)
@@ -133,14 +133,14 @@ def test_a_ramp_at_0_learns_from_the_largest_network_alone(space: SearchSpace, d
         training.learn(0, archs, size, images, 0.1, factor)
         return training._net.state_dict()
 
-    ramped, full = (weights_after(phases, [drawn[0]] * 2, factor) for factor in (0.0, 1.0))
-    alone = weights_after((Phase("alone", 1, 0.1, 1, {}, "none"),), [top], 1.0)
+    ramped, full = (weights_after(phases, [first_candidates[0]] * 2, factor) for factor in (0.0, 1.0))
+    largest_only = weights_after((Phase("alone", 1, 0.1, 1, {}, "none"),), [top], 1.0)
     before = space.supernet(0).state_dict()
-    learned = [name for name, weight in alone.items() if not torch.equal(weight, before[name])]
+    learned = [name for name, weight in largest_only.items() if not torch.equal(weight, before[name])]
     assert len(learned) > 10
     for name in learned:
-        torch.testing.assert_close(ramped[name], alone[name])
-    assert any(not torch.allclose(full[name], alone[name]) for name in learned)
+        torch.testing.assert_close(ramped[name], largest_only[name])
+    assert any(not torch.allclose(full[name], largest_only[name]) for name in learned)
 
 
 def test_a_ladder_is_nested_and_reaches_both_ends(space: SearchSpace, data: Dataset) -> None:

@@ -86,15 +86,15 @@ def test_a_waterline_is_by_given_figures_or_fitted_to_what_was_measured(
     nas: Client, seeds: Seeds, front: FrontSchema
 ) -> None:
     search, arch = seeds.ids[FINISHED], front.members[0].arch
-    given = nas.waterline(search, arch, flops_per_s=1e11, bytes_per_s=1e10)
-    assert (given.source, given.level, given.networks) == ("given", 10.0, None)
+    by_rates = nas.waterline(search, arch, flops_per_s=1e11, bytes_per_s=1e10)
+    assert (by_rates.source, by_rates.level, by_rates.networks) == ("given", 10.0, None)
     detail = nas.candidate(search, arch)
-    assert [w.name for w in given.layers] == [x.name for x in detail.layers]
-    assert given.ms == pytest.approx(sum(w.ms for w in given.layers))
-    assert 0 < given.efficiency <= 1
-    svg = waterline_svg(given)
-    assert svg.count("<rect") == len(given.layers)
-    assert given.source_sentence.endswith("as given.")
+    assert [w.name for w in by_rates.layers] == [x.name for x in detail.layers]
+    assert by_rates.ms == pytest.approx(sum(w.ms for w in by_rates.layers))
+    assert 0 < by_rates.efficiency <= 1
+    svg = waterline_svg(by_rates)
+    assert svg.count("<rect") == len(by_rates.layers)
+    assert by_rates.source_sentence.endswith("as given.")
     with pytest.raises(InvalidInput, match="both"):
         nas.waterline(search, arch, flops_per_s=1e11)
     fitted = nas.waterline(search, arch)
