@@ -151,8 +151,8 @@ def test_a_ladder_is_nested_and_reaches_both_ends(space: SearchSpace, data: Data
     assert (np.diff(macs_N) > 0).all()
     assert (np.diff(space.costs(genes_NG)["params"]) >= 0).all()
     training = training_by(nested(1, 0.1, samplers.axes(space.decisions)), space, data)
-    drawn = {training.archs(0, step)[0] for step in range(60)}
-    assert drawn == set(ladder)
+    trained = {training.archs(0, step)[0] for step in range(60)}
+    assert trained == set(ladder)
 
 
 def test_exploring_begins_with_the_ladder(space: SearchSpace) -> None:
@@ -167,10 +167,10 @@ def test_candidates_have_about_equal_macs(space: SearchSpace) -> None:
     )
     groups = samplers.of_equal_macs(space, pool, np.random.default_rng(1), 20, 3)
     macs = [space.costs(np.array([a.genes for a in group]))["macs"] for group in groups]
-    whole = space.costs(np.array([a.genes for a in pool]))["macs"]
+    pool_macs_N = space.costs(np.array([a.genes for a in pool]))["macs"]
     assert all(len(group) == 3 for group in groups)
-    assert np.mean([np.ptp(m) for m in macs]) < 0.2 * np.ptp(whole)
-    assert np.ptp([m.mean() for m in macs]) > 0.5 * np.ptp(whole)
+    assert np.mean([np.ptp(m) for m in macs]) < 0.2 * np.ptp(pool_macs_N)
+    assert np.ptp([m.mean() for m in macs]) > 0.5 * np.ptp(pool_macs_N)
 
 
 @pytest.mark.parametrize(("schedule", "choose"), [(attentive_best, min), (attentive_worst, max)])
@@ -187,10 +187,10 @@ def test_attentive_sampling_trains_the_best_or_the_worst_on_the_batch(
         with torch.no_grad():
             loss_of = {
                 arch: float(torch.nn.functional.cross_entropy(training._net(mixed.x_BCHW, arch), mixed.y_B))
-                for drawn in candidates
-                for arch in drawn
+                for group in candidates
+                for arch in group
             }
-        expected = [choose(drawn, key=loss_of.__getitem__) for drawn in candidates]
+        expected = [choose(group, key=loss_of.__getitem__) for group in candidates]
         assert trained_archs(training, monkeypatch, 0, step)[1:3] == expected
 
 
@@ -198,8 +198,8 @@ def test_the_curriculum_begins_at_the_smallest_resolution(space: SearchSpace, da
     phases = curriculum(10, 0.1, samplers.axes(space.decisions))
     assert [p.epochs for p in phases] == [6, 2, 2]
     training = training_by(phases, space, data)
-    seen = [{space.input_shape(training.archs(p, step)[0])[1] for step in range(8)} for p in range(3)]
-    assert seen == [{6}, {6, 7}, {6, 7, 8}]
+    resolutions = [{space.input_shape(training.archs(p, step)[0])[1] for step in range(8)} for p in range(3)]
+    assert resolutions == [{6}, {6, 7}, {6, 7, 8}]
     assert rate(phases[1], 0, 20, 10) == pytest.approx(0.05 * (1 + math.cos(math.pi * 0.6)))
 
 
