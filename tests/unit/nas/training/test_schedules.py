@@ -198,7 +198,7 @@ def test_the_curriculum_begins_at_the_smallest_resolution(space: SearchSpace, da
     phases = curriculum(10, 0.1, samplers.axes(space.decisions))
     assert [p.epochs for p in phases] == [6, 2, 2]
     training = training_by(phases, space, data)
-    resolutions = [{space.input_shape(training.archs(p, step)[0])[1] for step in range(8)} for p in range(3)]
+    resolutions = [{space.input_shape(training.archs(p, step)[0])[1] for step in range(40)} for p in range(3)]
     assert resolutions == [{6}, {6, 7}, {6, 7, 8}]
     assert rate(phases[1], 0, 20, 10) == pytest.approx(0.05 * (1 + math.cos(math.pi * 0.6)))
 
