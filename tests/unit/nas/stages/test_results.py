@@ -97,6 +97,7 @@ OLD: dict[str, dict[str, Any]] = {
         "distortions": {"width": [0.5, 0.0]},
         "networks": [[0], [1]],
     },
+    "allocate_precision": {"members": [[1, 0]], "changes": [{"stem": 0.25}], "networks": [[1, 0], [1, 1]]},
     "proxies": {"steers": True, "networks": 64, "spearman": {"synflow": {"params": 0.9, "macs": None}}},
     "explore": {"evaluations": 48, "inherited": 8, "hypervolume": 0.5, "baseline_hypervolume": 0.4, "front_size": 7},
     "retrain": {
