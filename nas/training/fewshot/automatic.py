@@ -29,7 +29,7 @@ LEAST_REPEATS = 4  # batches: two to choose groups, two to judge them
 
 
 @dataclass(frozen=True)
-class Conflict:
+class GroupConflict:
     """A decision in a subspace. ``matching``: by all batches, its groups by one half. On the other half: ``upper``, an
     upper bound on the mean cosine of gradients across the groups, ``score`` of the groups, and ``random_score``, that
     of random groupings at ``QUANTILE``; None where there is no other grouping."""
@@ -45,7 +45,7 @@ class Conflict:
         return self.upper < 0 and (self.random_score is None or self.score > self.random_score)
 
 
-def conflict_of(gene: int, choices: Sequence[int], similarity_RNN: Floats, tests: int) -> Conflict:
+def conflict_of(gene: int, choices: Sequence[int], similarity_RNN: Floats, tests: int) -> GroupConflict:
     """Of a decision's ``choices``, by similarities of R batches. ``tests``: how many decisions are compared."""
     chosen, judged = similarity_RNN[0::2], similarity_RNN[1::2]
     groups = min_cut(chosen.mean(axis=0))
@@ -56,7 +56,7 @@ def conflict_of(gene: int, choices: Sequence[int], similarity_RNN: Floats, tests
     others = [score(held_out, other) for other in bipartitions(len(choices)) if set(other) != set(groups)]
     named = tuple(tuple(choices[i] for i in group) for group in groups)
     whole = similarity_RNN.mean(axis=0)
-    return Conflict(
+    return GroupConflict(
         GradientMatching(gene, whole, (named[0], named[1]), score(whole, groups)),
         float(upper),
         score(held_out, groups),
@@ -84,9 +84,9 @@ class AutomaticSplit:
                 f"split auto judges groups on half of the batches: expected at least {LEAST_REPEATS} repeats"
             )
 
-    def run(self) -> Iterator[Conflict]:
+    def run(self) -> Iterator[GroupConflict]:
         """Every comparison, as it is made."""
-        harmful: dict[Leaf, Conflict | None] = {}  # the strongest conflict of each subspace that predicts a gain
+        harmful: dict[Leaf, GroupConflict | None] = {}  # the strongest conflict of each subspace that predicts a gain
         while self.partition.size < self.limit:
             leaves = [tuple(sorted(allowed.items())) for allowed in self.partition.allowed_choices()]
             for leaf in leaves:
@@ -104,7 +104,7 @@ class AutomaticSplit:
             matching = strongest.matching
             self.partition = self.partition.split(subspace, matching.gene, matching.groups)
 
-    def _compare(self, allowed: Mapping[int, tuple[int, ...]]) -> Iterator[Conflict]:
+    def _compare(self, allowed: Mapping[int, tuple[int, ...]]) -> Iterator[GroupConflict]:
         """The decisions of a subspace that have choices left."""
         choices_by_gene = {g: allowed.get(g, tuple(range(len(self.space.decisions[g].choices)))) for g in self.genes}
         divisible = {g: choices for g, choices in choices_by_gene.items() if len(choices) > 1}
