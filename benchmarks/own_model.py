@@ -26,7 +26,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks._cli import Options, main, shared_file
-from benchmarks._efficientnet_lite0 import MEAN, STD, Labelled, fine_tune, logits_of, pretrained
+from benchmarks._efficientnet_lite0 import MEAN, PRETRAINED, STD, Labelled, fine_tune, logits_of, pretrained
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.events import Candidate, SearchState, StageFinished, fold
@@ -142,9 +142,9 @@ def imagenet(archive: Path, folder: Path) -> dict[str, float]:
         jpeg, offset, label = arrays["jpeg"].tobytes(), arrays["offset"], arrays["label"]
     images = np.stack([_centre(jpeg[offset[i] : offset[i + 1]], 224) for i in range(len(label))])
     model = pretrained()
-    before = logits_of(model, images).argmax(1).numpy()
+    before = logits_of(model, images, PRETRAINED).argmax(1).numpy()
     read = read_model(export(model, 224, folder / "imagenet.pt2"))
-    after = logits_of(build(read.graph, read.weights), images).argmax(1).numpy()
+    after = logits_of(build(read.graph, read.weights), images, PRETRAINED).argmax(1).numpy()
     return {
         "images": len(label),
         "top1_before": 100.0 * float((before == label).mean()),

@@ -18,11 +18,10 @@ Start = Literal["scratch", "inherited"]
 class RecipeFields(BaseModel):
     """Elements of a training recipe, the same for networks that are trained alone and for supernets.
 
-    ``warmup_epochs``: while the learning rate rises; None: a tenth of the epochs, two at most. ``ema_decay``: the
-    weights are an exponential moving average over steps with this decay, such as 0.999; 0: those of the last step.
-    ``mixup``: images are mixed in pairs, with shares of Beta(mixup, mixup); 0: not. ``cutout``: side of the square that
-    is erased, as a share of the image's side; 0: none. ``min_crop_area``: RandomResizedCrop leaves at least this share
-    of an image; 1: no cropping.
+    ``ema_decay``: the weights are an exponential moving average over steps with this decay, such as 0.999; 0: those of
+    the last step. ``mixup``: images are mixed in pairs, with shares of Beta(mixup, mixup); 0: not. ``cutout``: side of
+    the square that is erased, as a share of the image's side; 0: none. ``min_crop_area``: RandomResizedCrop leaves at
+    least this share of an image; 1: no cropping.
 
     How steps are computed: ``precision`` of activations, ``auto``: bfloat16 where some steps show that it is faster.
     ``micro_batches``: in how many parts, each normalised by itself, the images of a step are computed, so that they fit
@@ -31,7 +30,6 @@ class RecipeFields(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    warmup_epochs: float | None = Field(default=None, ge=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
     mixup: float = Field(default=0.0, ge=0, le=10)
     cutout: float = Field(default=0.0, ge=0, le=1)
@@ -47,7 +45,13 @@ class RecipeFields(BaseModel):
         return tuple(name for name, is_used in used.items() if is_used)
 
 
-HYPERPARAMETERS = {*RecipeFields.model_fields} - {"precision", "micro_batches", "compiled"}
+class WarmedUpRecipeFields(RecipeFields):
+    """A recipe whose learning rate rises over ``warmup_epochs``; None: a tenth of the epochs, two at most."""
+
+    warmup_epochs: float | None = Field(default=None, ge=0)
+
+
+HYPERPARAMETERS = {*WarmedUpRecipeFields.model_fields} - {"precision", "micro_batches", "compiled"}
 """The fields of a recipe that say what is learned, which are numbers; the others say how it is computed."""
 
 
@@ -90,7 +94,7 @@ def _teacher_kind(value: object) -> str:
     return "model" if isinstance(value, dict | TeacherSpec) else "name"
 
 
-class RetrainSpec(RecipeFields):
+class RetrainSpec(WarmedUpRecipeFields):
     """Training the found networks further, each alone, before they are verified; with their own weights they are
     verified and exported. ``networks``: the most of the search's front, and of its random baseline's, that are trained.
     ``trials``: trainings of each, with other hyperparameters, of which the hopeless are stopped early. ``seeds``: how

@@ -343,11 +343,6 @@ class SearchSpec(_Strict):
             raise ValueError(
                 "retrain.start: expected 'inherited', since networks of a model start from its weights, got 'scratch'"
             )
-        if self.space.model is not None and (features := self.retrain.distillation.features):
-            raise ValueError(
-                f"retrain.distillation.features: expected 0, since it is not known which layer of a model is its "
-                f"classifier, got {features:g}"
-            )
         return self
 
     @model_validator(mode="after")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,8 @@ _REDUCE: Mapping[str, Callable[[Tensor, tuple[int, ...], bool], Tensor]] = {
 _BATCH_NORM_TENSORS = ("running_mean", "running_var", "weight", "bias")
 Normaliser = Callable[[GraphNode, Tensor], Tensor]
 """The output of a batch norm: its node, and x (N, C, ...)."""
+Tap = Callable[[Tensor], Tensor]
+"""What becomes of the output of a node."""
 
 
 class GraphModule(nn.Module):
@@ -103,6 +107,7 @@ class GraphModule(nn.Module):
         self.graph = graph
         self._execution = GraphExecution(graph)
         self._masks = masks or {}
+        self._taps: Mapping[str, Tap] = {}
         tensors = {value.name: _tensor(weights[value.name]) for value in graph.parameters}
         for value in graph.learned:
             tensors[value.name] = nn.Parameter(tensors[value.name])
@@ -124,7 +129,16 @@ class GraphModule(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         """The outputs in the order of the graph; one alone is no tuple. ``inputs``: (N, ...) each."""
         parameters = {name: self.tensor(name) for name in self._attributes}
-        return self._execution(inputs, parameters, self._normalise, self._masks)
+        return self._execution(inputs, parameters, self._normalise, self._masks, self._taps)
+
+    @contextmanager
+    def tapped(self, taps: Mapping[str, Tap]) -> Iterator[None]:
+        """Context in which the output of each of some nodes is replaced by what its tap makes of it."""
+        before, self._taps = self._taps, {**self._taps, **taps}
+        try:
+            yield
+        finally:
+            self._taps = before
 
     def tensor(self, name: str) -> Tensor:
         """The tensor of a parameter of the graph."""
@@ -158,9 +172,11 @@ class GraphExecution:
         parameters: Mapping[str, Tensor],
         normalise: Normaliser,
         masks: Mapping[str, Tensor],
+        taps: Mapping[str, Tap] = MappingProxyType({}),
     ) -> Tensor | tuple[Tensor, ...]:
         """The outputs in the order of the graph; one alone is no tuple. ``parameters``: all but those of batch norms,
-        which ``normalise`` computes. Raises InvalidModel for another number of inputs."""
+        which ``normalise`` computes. ``taps`` replace the outputs of nodes. Raises InvalidModel for another number of
+        inputs."""
         graph = self._graph
         if len(inputs) != len(graph.inputs):
             raise InvalidModel(f"expected {len(graph.inputs)} inputs, got {len(inputs)}")
@@ -174,7 +190,8 @@ class GraphExecution:
             mask = masks.get(node.name)
             if mask is not None and isinstance(node.operator, LayerNormOp | GroupNormOp):
                 output = _masked_norm(node.operator, mask, *(values[name] for name in node.operands))
-            values[node.name] = output if mask is None else torch.where(mask, output, torch.zeros_like(output))
+            output = output if mask is None else torch.where(mask, output, torch.zeros_like(output))
+            values[node.name] = taps[node.name](output) if node.name in taps else output
             for name in self._dropped[node.name]:
                 del values[name]
         outputs = tuple(values[name] for name in graph.outputs)

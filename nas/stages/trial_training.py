@@ -26,8 +26,8 @@ from nas.supernet import Supernet
 from nas.training.augment import Augmentation
 from nas.training.distillation import Distillation, Teacher
 from nas.training.pipeline import Pipeline
+from nas.training.recipe import with_fields
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer, pack, unpack
-from nas.training.trainer import TrainingExecution
 from nas.training.weights import Weights
 
 
@@ -151,23 +151,19 @@ def recipe_of(problem: Problem, values: Mapping[str, float], arch: Arch | None =
     settings = retrain_spec(problem)
     strengths = regularisers(settings, problem.space if arch is None else space_of(problem, arch))
     how = settings.distillation
-    return StandaloneRecipe(
+    recipe = StandaloneRecipe(
         epochs=settings.epochs,
         batch_size=min(settings.batch_size, len(problem.data.train)),
         lr=values["lr"],
         weight_decay=values["weight_decay"],
-        label_smoothing=settings.label_smoothing,
         warmup_epochs=settings.warmup_epochs,
-        ema_decay=settings.ema_decay,
-        mixup=settings.mixup,
-        augmentation=Augmentation(values["augmentation"], settings.min_crop_area, settings.cutout),
+        augmentation=Augmentation(values["augmentation"]),
         drop_path=strengths["drop_path"],
         auxiliary=strengths["auxiliary"],
         distillation=Distillation(how.temperature, how.weight, how.features),
         quantised_epochs=settings.quantised_epochs,
-        execution=TrainingExecution.of(settings),
-        chooses_precision=settings.precision == "auto",
     )
+    return with_fields(recipe, settings)
 
 
 def retrain_spec(problem: Problem) -> RetrainSpec:

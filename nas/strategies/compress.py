@@ -6,11 +6,12 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
+from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
 
@@ -21,17 +22,17 @@ _PRESETS: dict[str, dict[str, int]] = {
 }
 
 
-class CompressParams(BaseModel):
+class CompressParams(RecipeFields):
     """``preset``: no training at all, in seconds, or networks that are adapted before they are judged, and retrained.
     It sets ``images``, ``levels``, ``fine_tune_epochs`` and ``adapt_images``; explicit options win.
 
     ``importance`` decides which units a narrower network keeps. Sensitivity is measured on ``images`` training images,
     for at most ``levels`` smaller choices of each decision. ``fine_tune_epochs``: training of all networks together by
-    the sandwich rule, taught by the parent's outputs, before exploring; ``lr`` is for ``batch_size`` images.
+    the sandwich rule, taught by the parent's outputs, before exploring, by the recipe; ``lr`` is for ``batch_size``
+    images.
     ``adapt_images``: images on which each network is trained before it is scored (``nas.stages.adaptation``).
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     preset: Literal["no_training", "best"] = "best"
     importance: Literal["taylor", "l2", "batch_norm_scale"] = "taylor"
     images: int = Field(default=128, ge=2, le=100_000)
@@ -41,7 +42,6 @@ class CompressParams(BaseModel):
     batch_size: int = Field(default=32, ge=2, le=65_536)
     lr: float = Field(default=0.01, gt=0, le=10)
     weight_decay: float = Field(default=3e-5, ge=0, le=1)
-    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     checkpoint_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="before")
@@ -70,6 +70,11 @@ def check(spec: SearchSpec, space: SearchSpace) -> None:
         )
     if spec.supernet is not None:  # an extension trains nothing
         return
+    if params.image_changes and not spec.task.movable:
+        raise InvalidSpec(
+            f"strategy.params.{params.image_changes[0]}: expected none, since labels of the task {spec.task.name!r} "
+            "belong to images as they are"
+        )
     if params.preset == "no_training" and spec.retrain is not None:
         raise InvalidSpec("retrain: preset no_training trains nothing: expected no retrain, or preset best")
     if params.preset == "best" and spec.retrain is None:
@@ -88,6 +93,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.train import TrainStage
     from nas.training import samplers
     from nas.training.progressive import SupernetRecipe
+    from nas.training.recipe import with_fields
     from nas.training.schedules import sandwich
 
     check(problem.spec, problem.space)
@@ -108,9 +114,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
             phases=sandwich(params.fine_tune_epochs, params.lr, samplers.axes(problem.space.decisions)),
             batch_size=min(params.batch_size, images),
             weight_decay=params.weight_decay,
-            label_smoothing=params.label_smoothing,
         )
-        train = (TrainStage(recipe, params.checkpoint_s),)
+        train = (TrainStage(with_fields(recipe, params), params.checkpoint_s),)
     return (
         EstimateStage(),
         sensitivity,

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
+from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.training.fewshot.allowed import edges_by_decision
@@ -22,7 +23,7 @@ from nas.training.fewshot.partition import exhaustive_split, routing_genes, spli
 from nas.training.gradient.options import DartsParams, check_relaxation
 
 
-class FewShotParams(BaseModel):
+class FewShotParams(RecipeFields):
     """``split``: how the space is divided, in at most ``subspaces`` subspaces, by ``decisions`` (none named: by any; an
     exhaustive split takes the first). ``auto`` splits only where the choices of a decision harm each other through
     shared weights, and again inside what it has split; where none do, the space stays whole and trains for as many
@@ -38,9 +39,11 @@ class FewShotParams(BaseModel):
     ``rank_networks`` are trained from scratch to see how far the ranking can be trusted; 0: none. With them,
     ``compare_one_shot`` shows what the split has gained, unless subspaces are searched by gradient: it trains the whole
     supernet on for as many steps as all subspaces together.
+
+    The recipe is that of the warm-up, of the sub-supernets that are not searched by gradient, and of the networks that
+    are ranked. An ensemble has a training of its own.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
     split: Literal["gradient_matching", "auto", "exhaustive", "random", "ensemble"] = "gradient_matching"
     search: Literal["explore", "darts", "gdas", "snas", "proxyless"] = "explore"
     gradient: dict[str, JsonValue] = Field(default_factory=dict)
@@ -70,6 +73,11 @@ class FewShotParams(BaseModel):
             raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {self.rank_networks}")
         if self.split == "auto" and self.repeats < 4:
             raise ValueError(f"repeats: split auto judges on half of them: expected at least 4, got {self.repeats}")
+        own = sorted(RecipeFields.model_fields.keys() & self.model_fields_set)
+        if own and self.split == "ensemble":
+            raise ValueError(
+                f"{own[0]}: split ensemble has a training of its own: expected the default, or another split"
+            )
         if self.split == "ensemble" and (self.search, self.schedule) != ("explore", "uniform"):
             raise ValueError("split ensemble has a training of its own: expected search explore and schedule uniform")
         if self.search == "explore":
@@ -118,6 +126,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.train import TrainStage
     from nas.training import samplers
     from nas.training.progressive import SupernetRecipe
+    from nas.training.recipe import with_fields
     from nas.training.schedules import Phase, progressive_shrinking, sandwich, uniform
 
     params, space = parse_spec(FewShotParams, problem.spec.strategy.params), problem.space
@@ -128,9 +137,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     axes = samplers.axes(space.decisions)
 
     def recipe(phases: tuple[Phase, ...]) -> SupernetRecipe:
-        return SupernetRecipe(
-            phases, batch_size=min(params.batch_size, len(problem.data.train)), weight_decay=params.weight_decay
-        )
+        batch_size = min(params.batch_size, len(problem.data.train))
+        return with_fields(SupernetRecipe(phases, batch_size=batch_size, weight_decay=params.weight_decay), params)
 
     warm_up = recipe(uniform(params.warmup_epochs, params.lr, axes, params.subnets))
     train: Stage

@@ -11,7 +11,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage
 from nas.core.rank_correlation import check_rank_networks, rank_networks_of
-from nas.core.retraining import RecipeFields
+from nas.core.retraining import WarmedUpRecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
@@ -33,7 +33,7 @@ ScheduleName = Literal[
 ]
 
 
-class OnceForAllParams(RecipeFields):
+class OnceForAllParams(WarmedUpRecipeFields):
     """``schedule``: how the supernet is trained. ``progressive``: progressive shrinking. ``sandwich``: the largest, the
     smallest and two other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half
     of the epochs (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss
@@ -98,10 +98,9 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.stages.rank_correlation import RankCorrelationStage
     from nas.stages.train import TrainStage
     from nas.training import samplers
-    from nas.training.augment import Augmentation
     from nas.training.progressive import SupernetRecipe
+    from nas.training.recipe import with_fields
     from nas.training.schedules import SCHEDULES, uniform
-    from nas.training.trainer import TrainingExecution
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)
@@ -112,14 +111,9 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         phases=phases,
         batch_size=min(params.batch_size, len(problem.data.train)),
         weight_decay=params.weight_decay,
-        label_smoothing=params.label_smoothing,
-        ema_decay=params.ema_decay,
-        mixup=params.mixup,
-        augmentation=Augmentation(min_crop_area=params.min_crop_area, cutout=params.cutout),
         distillation=params.distillation,
-        execution=TrainingExecution.of(params),
-        chooses_precision=params.precision == "auto",
     )
+    recipe = with_fields(recipe, params)
     explore = ExploreStage(explorer="bayesian" if params.proxies else params.explorer)
     images = min(params.proxy_images, len(problem.data.train))
     hints = (ProxyStage(tuple(params.proxies), False, params.proxy_networks, images),) if params.proxies else ()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
-from contextlib import contextmanager
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.core.errors import InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.training.augment import resize
+from nas.training.features import classifier_inputs
 
 _REMEMBERED_BYTES = 2**28  # of outputs of one teacher
 
@@ -117,34 +116,3 @@ def feature_loss(student_BF: torch.Tensor, teacher_BF: torch.Tensor) -> torch.Te
     """1 - cosine of the angle between both vectors of an image, mean over the batch: 0 for equal directions, at most
     2."""
     return (1.0 - F.cosine_similarity(student_BF, teacher_BF, dim=1)).mean()
-
-
-def feature_projection(student: nn.Module, teacher: nn.Module) -> nn.Module:
-    """A new linear map from the student's features to the teacher's; the identity where there are as many of both.
-    Raises InvalidSpec as ``classifier_of``."""
-    student_features, teacher_features = (classifier_of(module).in_features for module in (student, teacher))
-    if student_features == teacher_features:
-        return nn.Identity()
-    return nn.Linear(student_features, teacher_features, bias=False)
-
-
-def classifier_of(module: nn.Module) -> nn.Linear:
-    """The last linear layer of a network. Raises InvalidSpec for a network without one."""
-    layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-    if not layers:
-        raise InvalidSpec(
-            "retrain.distillation.features: expected networks that end in a linear layer, whose inputs are compared; "
-            "got one without linear layers"
-        )
-    return layers[-1]
-
-
-@contextmanager
-def classifier_inputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Context that appends the input of the classifier, shape (B, F), to a list whenever the network is run."""
-    inputs: list[torch.Tensor] = []
-    hook = classifier_of(module).register_forward_pre_hook(lambda _module, args: inputs.append(args[0]))
-    try:
-        yield inputs
-    finally:
-        hook.remove()

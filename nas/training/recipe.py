@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from nas.core.retraining import RecipeFields
 from nas.supernet import AdaptiveRates
 from nas.training.augment import Augmentation
 from nas.training.trainer import TrainingExecution, fused_sgd
@@ -41,6 +43,22 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     execution: TrainingExecution = field(default_factory=TrainingExecution)
     chooses_precision: bool = False
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+def with_fields(recipe: R, fields: RecipeFields) -> R:
+    """A recipe with those elements that a spec gives for supernets and for networks that are trained alone."""
+    return replace(
+        recipe,
+        label_smoothing=fields.label_smoothing,
+        ema_decay=fields.ema_decay,
+        mixup=fields.mixup,
+        augmentation=replace(recipe.augmentation, min_crop_area=fields.min_crop_area, cutout=fields.cutout),
+        execution=TrainingExecution.of(fields),
+        chooses_precision=fields.precision == "auto",
+    )
 
 
 class ComparableAdamW(torch.optim.AdamW):

@@ -20,14 +20,8 @@ from nas.core.tuning import Trial, TrialState
 from nas.quantisation import layers_in_order, rounded, selected_layers
 from nas.training.augment import Augmentation, MixedImages, mixup, resize
 from nas.training.criterion import Criterion
-from nas.training.distillation import (
-    Distillation,
-    Teacher,
-    classifier_inputs,
-    feature_loss,
-    feature_projection,
-    soft_target_loss,
-)
+from nas.training.distillation import Distillation, Teacher, feature_loss, soft_target_loss
+from nas.training.features import classifier_inputs, feature_projection
 from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import LARGE_IMAGES, Pipeline, in_fast_weight_layout
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average

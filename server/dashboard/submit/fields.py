@@ -11,7 +11,7 @@ from nicegui import ui
 from nicegui.elements.mixins.value_element import ValueElement
 
 from nas.core.errors import InvalidSpec
-from nas.core.retraining import RecipeFields, RetrainSpec, teacher_as_text, teacher_from_text
+from nas.core.retraining import RetrainSpec, WarmedUpRecipeFields, teacher_as_text, teacher_from_text
 from nas.core.runtimes import PRECISIONS
 from nas.core.spec import UNTRAINED_BUDGET, DataSpec, FleetSpec, SearchSpec, SpaceSpec, StrategySpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
@@ -31,7 +31,7 @@ _COST_BOUNDS = {  # objective: label, step format, hint
 }
 
 _OF_RETRAINING = {"distillation", "lr", "weight_decay", "augmentation", "drop_path", "auxiliary", "quantised_epochs"}
-_RECIPE = {*RecipeFields.model_fields, *_OF_RETRAINING}
+_RECIPE = {*WarmedUpRecipeFields.model_fields, *_OF_RETRAINING}
 
 C = TypeVar("C", bound=ValueElement[Any])
 SpecRecord = dict[str, Any]  # of a spec, before ``parse_spec`` checks it
