@@ -58,12 +58,14 @@ HYPERPARAMETERS = {*WarmedUpRecipeFields.model_fields} - {"precision", "micro_ba
 class DistillationSpec(BaseModel):
     """How a student learns from its teacher. ``weight`` parts of the loss compare class probabilities at
     ``temperature``, the others are the loss by labels. ``features``: how much the difference between the classifiers'
-    inputs counts in addition; 0: not at all."""
+    inputs counts in addition; 0: not at all. ``blocks``: of a user's model, taught by its parent: in how many blocks it
+    learns the parent's features at first, each by itself, before these are merged (StableKD); 1: end to end."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
     temperature: float = Field(default=4.0, gt=0, le=100)
     weight: float = Field(default=0.9, ge=0, le=1)
     features: float = Field(default=0.0, ge=0, le=100)
+    blocks: int = Field(default=1, ge=1, le=64)
 
 
 class TeacherSpec(BaseModel):
@@ -146,6 +148,11 @@ class RetrainSpec(WarmedUpRecipeFields):
             raise ValueError("compiled: expected false with quantised_epochs, in which layers compute otherwise")
         if self.teacher == "none" and self.distillation != DistillationSpec():
             raise ValueError("distillation: expected a teacher to learn from, got teacher 'none'")
+        if self.distillation.blocks > 1 and self.teacher != "parent":
+            raise ValueError(
+                f"distillation.blocks: expected teacher 'parent', whose blocks a student shares, or 1 block, got "
+                f"{self.distillation.blocks} blocks and teacher {teacher_as_text(self.teacher)!r}"
+            )
         return self
 
     def hyperparameters(self, inherits: bool) -> tuple[Hyperparameter, ...]:

@@ -9,16 +9,18 @@ from typing import Literal, TypeAlias
 import numpy as np
 from torch import Tensor
 
-from nas.importance import batch_norm_scale, l2, taylor
+from nas.importance import batch_norm_scale, bip, l2, taylor, trainable_gate
 from nas.importance.sums import UnitScores
 from nas.models.channels import ChannelAnalysis
 from nas.models.graph import ModelGraph, WeightArrays
 
-CriterionName: TypeAlias = Literal["taylor", "l2", "batch_norm_scale"]
+CriterionName: TypeAlias = Literal["taylor", "l2", "batch_norm_scale", "trainable_gate", "bip"]
 _CRITERIA: Mapping[CriterionName, Callable[[ModelGraph, WeightArrays, ChannelAnalysis, Tensor], UnitScores]] = {
     "taylor": taylor.unit_scores,
     "l2": l2.unit_scores,
     "batch_norm_scale": batch_norm_scale.unit_scores,
+    "trainable_gate": trainable_gate.unit_scores,
+    "bip": bip.unit_scores,
 }
 
 

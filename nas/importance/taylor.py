@@ -8,21 +8,18 @@ summed: the mean square of this sum's derivative by a gate is the squared change
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from nas.core.operators import BinaryOp, Conv2dOp, ConvTranspose2dOp, LinearOp
+from nas.importance.gates import gated_graph
 from nas.importance.sums import UnitScores, UnitSums
 from nas.models.channels import ChannelAnalysis
 from nas.models.execution import build
-from nas.models.graph import GraphNode, GraphValue, ModelGraph, WeightArrays
+from nas.models.graph import ModelGraph, WeightArrays
 from nas.models.units import UnitArray
 
-_READERS = (Conv2dOp, ConvTranspose2dOp, LinearOp)
 _IMAGES_AT_ONCE = 16  # whose activations are held for the gradient
 
 
@@ -30,7 +27,7 @@ def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnaly
     """The scores of the groups whose units are all read by convolutions or linear layers, from a batch of normalised
     images."""
     sums = UnitSums(analysis)
-    for units in _gated(graph, analysis, 1)[1].values():
+    for units in gated_graph(graph, analysis, 1)[1].values():
         sums.add(units, np.zeros(units.shape))
     squares_U, generator = np.zeros(len(sums.sum_U)), torch.Generator().manual_seed(0)
     for part_BCHW in torch.split(x_BCHW, _IMAGES_AT_ONCE):
@@ -45,35 +42,17 @@ def _gradients(
     graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnalysis, x_BCHW: Tensor, generator: torch.Generator
 ) -> list[tuple[UnitArray, NDArray[np.float64]]]:
     """For each gate the units of its elements, and the derivative of the projected outputs by them."""
-    gated, units_by_gate = _gated(graph, analysis, len(x_BCHW))
+    gated, units_by_gate = gated_graph(graph, analysis, len(x_BCHW))
     ones = {name: np.ones(gated.shapes[name], dtype=np.float32) for name in units_by_gate}
     module = build(gated, {**weights, **ones}).to(x_BCHW.device)
     outputs = module(x_BCHW)
-    projection = _random_projection((outputs,) if isinstance(outputs, Tensor) else outputs, generator)
+    projection = random_projection((outputs,) if isinstance(outputs, Tensor) else outputs, generator)
     gradients = torch.autograd.grad(projection, [module.tensor(name) for name in units_by_gate])
     arrays = [gradient.double().cpu().numpy() for gradient in gradients]
     return list(zip(units_by_gate.values(), arrays, strict=True))
 
 
-def _gated(graph: ModelGraph, analysis: ChannelAnalysis, images: int) -> tuple[ModelGraph, dict[str, UnitArray]]:
-    """The graph with a gate before every layer that reads removable units, one for each of so many images, or one for
-    all where rows are no images, as behind a reshape of tokens; and the units of each gate's elements."""
-    nodes: list[GraphNode] = []
-    parameters, units_by_gate = list(graph.parameters), {}
-    for node in graph.nodes:
-        units = analysis.values[node.operands[0]]
-        if isinstance(node.operator, _READERS) and units.any():
-            value, gate = node.operands[0], f"gate of {node.name}"
-            rows = images if graph.shapes[value][0] == graph.batch else 1
-            parameters.append(GraphValue(gate, (rows, *units.shape[1:])))
-            nodes.append(GraphNode(f"{gate} applied", BinaryOp("mul"), (value, gate), graph.shapes[value]))
-            node = replace(node, operands=(nodes[-1].name, *node.operands[1:]))
-            units_by_gate[gate] = units
-        nodes.append(node)
-    return replace(graph, parameters=tuple(parameters), nodes=tuple(nodes)), units_by_gate
-
-
-def _random_projection(outputs: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+def random_projection(outputs: tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """The sum of all outputs with random signs, each output in units of its standard deviation."""
     total = torch.zeros((), device=outputs[0].device)
     for output in outputs:

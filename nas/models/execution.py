@@ -134,7 +134,8 @@ class GraphModule(nn.Module):
     @contextmanager
     def tapped(self, taps: Mapping[str, Tap]) -> Iterator[None]:
         """Context in which the output of each of some nodes is replaced by what its tap makes of it."""
-        before, self._taps = self._taps, {**self._taps, **taps}
+        before = self._taps
+        self._taps = {**before, **{name: _chained(before.get(name), tap) for name, tap in taps.items()}}
         try:
             yield
         finally:
@@ -196,6 +197,10 @@ class GraphExecution:
                 del values[name]
         outputs = tuple(values[name] for name in graph.outputs)
         return outputs[0] if len(outputs) == 1 else outputs
+
+
+def _chained(first: Tap | None, then: Tap) -> Tap:
+    return then if first is None else lambda x: then(first(x))
 
 
 def batch_norm_statistics(graph: ModelGraph) -> frozenset[str]:

@@ -1,5 +1,5 @@
 """The networks that exploring around a user's model begins with, for budgets of the search's first cost: those that
-distort the parent least, and uniformly narrowed copies of it."""
+distort the parent least, uniformly narrowed copies of it, and those of ``nas.importance.precropping``."""
 
 from __future__ import annotations
 
@@ -55,6 +55,20 @@ def widest_networks(problem: Problem, parent_G: Genes, count: int) -> NetworkGen
         budgets = _budgets(problem, parent_G, float(cost(copies_SG).min()), count)
         for copies in widest_copies(space.decisions, space.canonical, parent_G, cost, budgets):
             yield from copies[-1:]
+
+    return _on_all_fronts(problem, parent_G, networks)
+
+
+def cropped_networks(problem: Problem, parent_G: Genes, cropped_DG: Genes, count: int) -> NetworkGenes:
+    """Of D networks, the most expensive one within each of ``count`` budgets on each front of the search; without the
+    parent."""
+
+    def networks(problem: Problem) -> Iterator[Genes]:
+        cost_D = _first_cost(problem)(problem.space.canonical(cropped_DG))
+        for budget in _budgets(problem, parent_G, float(cost_D.min()), count):
+            within = np.flatnonzero(cost_D <= budget)
+            if len(within):
+                yield cropped_DG[within[cost_D[within].argmax()]]
 
     return _on_all_fronts(problem, parent_G, networks)
 

@@ -11,7 +11,7 @@ import json
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,15 +25,23 @@ from nas.core.ports import Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.explorers.allocation import Distortions, inactive_decisions
 from nas.importance.criteria import CriterionName, UnitOrders, unit_orders
+from nas.importance.precropping import cropped_copies, layer_saliencies
 from nas.importance.supernet import ModelSupernet
 from nas.stages.cost_estimate import NETWORKS
-from nas.stages.first_networks import least_distorting_networks, widest_networks
+from nas.stages.first_networks import (
+    NetworkGenes,
+    cropped_networks,
+    least_distorting_networks,
+    widest_networks,
+)
+from nas.stages.layer_tickets import layer_tickets
 from nas.stages.output_change import output_change
 from nas.stages.results import SensitivityResult
 from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 
+FirstNetworks: TypeAlias = Literal["least_distortion", "pre_cropping", "layer_tickets"]
 _BATCH = 8  # measurements between two checkpoints
 _IMAGES_AT_ONCE = 32  # that share the statistics of batch norms
 _IMPORTANCE_BATCHES = 2
@@ -44,6 +52,8 @@ class SensitivityStage:
     """Measures at most ``levels`` smaller choices of each decision on ``images`` training images; choices between are
     interpolated. Networks are found for ``budgets`` between the smallest and the bound, or the parent's cost; with
     ``near_copies`` also near uniformly narrowed copies of the parent, and these copies, which are all if time runs out.
+    ``first``: by which methods networks are found: by the distortions, by PreCropping (``nas.importance.precropping``)
+    or as layer tickets (``nas.stages.layer_tickets``).
 
     Skipped when a supernet is reused.
     """
@@ -53,6 +63,7 @@ class SensitivityStage:
     levels: int
     budgets: int
     near_copies: bool = False
+    first: tuple[FirstNetworks, ...] = ("least_distortion",)
     name: ClassVar[str] = "sensitivity"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -74,8 +85,37 @@ class SensitivityStage:
             yield Checkpoint(self.name, len(progress.distortions), resources.blobs.put(progress.to_json()))
             yield Progress(self.name, len(progress.distortions), len(cuts), "cuts")
         supernet = resources.blobs.put(TrainState(weights={"net": meter.net.state_dict()}).to_bytes())
-        result = SensitivityResult(supernet, self.importance, self.images)
-        yield StageFinished(self.name, 0.0, self._with_networks(result, problem, cuts, progress.distortions).to_json())
+        result = self._with_networks(
+            SensitivityResult(supernet, self.importance, self.images), problem, cuts, progress.distortions
+        )
+        if result.distortions:
+            more = (*self._cropped(problem, meter), *(yield from self._tickets(problem, meter)))
+            result = replace(result, networks=tuple(dict.fromkeys((*result.networks, *more))))
+        yield StageFinished(self.name, 0.0, result.to_json())
+
+    def _cropped(self, problem: Problem, meter: DistortionMeter) -> NetworkGenes:
+        """The networks of PreCropping for the budgets, none if it is not wanted."""
+        if "pre_cropping" not in self.first:
+            return ()
+        net, parent_G = meter.net, parent_genes(problem.space)
+        layers = layer_saliencies(net.graph, net.weights, net.analysis, next(meter.inputs(meter.parent)))
+        cropped_DG = cropped_copies(problem.space.decisions, parent_G, layers)
+        return cropped_networks(problem, parent_G, cropped_DG, self.budgets)
+
+    def _tickets(self, problem: Problem, meter: DistortionMeter) -> Generator[Event, None, NetworkGenes]:
+        """The layer tickets of the parent, none if they are not wanted."""
+        if "layer_tickets" not in self.first:
+            return ()
+        space, tickets = problem.space, list[tuple[int, ...]]()
+        total = sum(decision.axis == "depth" for decision in space.decisions)
+
+        def distortion(genes_G: Genes) -> float:
+            return meter.distortion(as_archs(space.id, genes_G[None])[0])
+
+        for genes_G in layer_tickets(space.decisions, space.canonical, parent_genes(space), distortion):
+            tickets.append(tuple(genes_G.tolist()))
+            yield Progress(self.name, len(tickets), total, "blocks", message="removing blocks one by one")
+        return tuple(tickets)
 
     def _with_networks(
         self, result: SensitivityResult, problem: Problem, cuts: list[Cut], measured: Sequence[float]
@@ -89,7 +129,9 @@ class SensitivityStage:
         return replace(
             result,
             distortions={decision.name: tuple(values.tolist()) for decision, values in named},
-            networks=least_distorting_networks(problem, distortions, self.budgets, self.near_copies),
+            networks=least_distorting_networks(problem, distortions, self.budgets, self.near_copies)
+            if "least_distortion" in self.first
+            else (),
             scaled=widest_networks(problem, parent_G, self.budgets) if self.near_copies else (),
         )
 
@@ -129,6 +171,12 @@ class SensitivityStage:
         evenly = self._distortions(problem.space, cuts, np.ones(len(cuts)).tolist())
         least_distorting_networks(problem, evenly, 1, self.near_copies)
         total += timed.span * len(cuts) + DurationRange.exact(clock() - started_at) * self.budgets
+        started_at = clock()
+        self._cropped(problem, meter)
+        total += DurationRange.exact(clock() - started_at)
+        if "layer_tickets" in self.first:
+            blocks = sum(decision.axis == "depth" for decision in problem.space.decisions)
+            total += timed.span * (blocks * (blocks + 1) // 2)
         return StageCost.of(self.name, total, len(cuts), timed.count, "cuts")
 
     def _orders(self, problem: Problem, meter: DistortionMeter) -> UnitOrders:

@@ -160,7 +160,7 @@ def recipe_of(problem: Problem, values: Mapping[str, float], arch: Arch | None =
         augmentation=Augmentation(values["augmentation"]),
         drop_path=strengths["drop_path"],
         auxiliary=strengths["auxiliary"],
-        distillation=Distillation(how.temperature, how.weight, how.features),
+        distillation=Distillation(how.temperature, how.weight, how.features, how.blocks),
         quantised_epochs=settings.quantised_epochs,
     )
     return with_fields(recipe, settings)

@@ -26,7 +26,8 @@ class CompressParams(RecipeFields):
     """``preset``: no training at all, in seconds, or networks that are adapted before they are judged, and retrained.
     It sets ``images``, ``levels``, ``fine_tune_epochs`` and ``adapt_images``; explicit options win.
 
-    ``importance`` decides which units a narrower network keeps. Sensitivity is measured on ``images`` training images,
+    ``importance`` decides which units a narrower network keeps. ``first_networks``: the methods whose networks are
+    scored first. Sensitivity is measured on ``images`` training images,
     for at most ``levels`` smaller choices of each decision. ``fine_tune_epochs``: training of all networks together by
     the sandwich rule, taught by the parent's outputs, before exploring, by the recipe; ``lr`` is for ``batch_size``
     images.
@@ -34,7 +35,10 @@ class CompressParams(RecipeFields):
     """
 
     preset: Literal["no_training", "best"] = "best"
-    importance: Literal["taylor", "l2", "batch_norm_scale"] = "taylor"
+    importance: Literal["taylor", "l2", "batch_norm_scale", "trainable_gate", "bip"] = "taylor"
+    first_networks: list[Literal["least_distortion", "pre_cropping", "layer_tickets"]] = Field(
+        default=["least_distortion"], min_length=1, max_length=3
+    )
     images: int = Field(default=128, ge=2, le=100_000)
     levels: int = Field(default=3, ge=1, le=64)
     fine_tune_epochs: int = Field(default=0, ge=0, le=100_000)
@@ -107,6 +111,7 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         params.levels,
         budgets=max(4, share) if adapt_images else max(_ROUNDS, share),
         near_copies=adapt_images > 0,  # they are good only once they are trained
+        first=tuple(params.first_networks),
     )
     train: tuple[Stage, ...] = ()
     if params.fine_tune_epochs > 0:

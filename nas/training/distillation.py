@@ -20,11 +20,13 @@ _REMEMBERED_BYTES = 2**28  # of outputs of one teacher
 class Distillation:
     """The loss of a student is 1 - ``weight`` parts of that by labels, ``weight`` parts of ``soft_target_loss`` at
     ``temperature`` (both as in TAS, Dong and Yang, NeurIPS 2019; of the task's own loss against a teacher for outputs
-    that are no classes), and ``features`` times ``feature_loss``."""
+    that are no classes), and ``features`` times ``feature_loss``. ``blocks``: how many
+    learn by themselves at first (``nas.training.stable_kd``)."""
 
     temperature: float = 4.0
     weight: float = 0.9
     features: float = 0.0
+    blocks: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,17 @@ class Teacher:
     @torch.no_grad()
     def __call__(self, x_BCHW: torch.Tensor, by: Preprocessing, with_features: bool = False) -> TeacherOutputs:
         """The outputs for images of any resolution that are normalised ``by`` the student's preprocessing."""
-        x_BCHW = resize(self._normalised(x_BCHW, by), self.resolution)
+        x_BCHW = self.images(x_BCHW, by)
         self.module.eval()
         if not with_features:
             return TeacherOutputs(self.module(x_BCHW))
         with classifier_inputs(self.module) as recorded:
             logits_BK = self.module(x_BCHW)
         return TeacherOutputs(logits_BK, recorded[0])
+
+    def images(self, x_BCHW: torch.Tensor, by: Preprocessing) -> torch.Tensor:
+        """Images that are normalised ``by`` the student's preprocessing as the teacher takes them."""
+        return resize(self._normalised(x_BCHW, by), self.resolution)
 
     def _normalised(self, x_BCHW: torch.Tensor, by: Preprocessing) -> torch.Tensor:
         own = self.preprocessing

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -26,8 +27,11 @@ from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import LARGE_IMAGES, Pipeline, in_fast_weight_layout
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.regularise import auxiliary_of, path_dropout, paths_of, recorded_outputs
+from nas.training.stable_kd import BlockLosses, BlockwiseDistillation, recorded
 from nas.training.trainer import ImagesInParts, MicroBatch, Trainer, TrainingExecution, compile_in_place
 from nas.training.weights import Weights
+
+_IMAGES_FOR_MAPS = 32  # from which the first maps between features are computed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,16 +84,18 @@ class StandaloneTrainer:
             self._int8_layers = selected_layers(layers_in_order(module, x_BCHW), int8)
         self._loader = BatchLoader(pipeline, data.train, recipe.batch_size, seed)
         self.per_epoch = self._loader.per_epoch
-        self._resolution, self._pipeline = resolution, pipeline
+        self._resolution, self._pipeline, self._data = resolution, pipeline, data
         self._recipe, self._seed, self._teacher = recipe, seed, teacher
         self._criterion = Criterion(data, pipeline.device, pipeline.value_scale)
         self._paths = paths_of(module)
         self._middle, self._head = self._auxiliary_classifier()
         self._projection = self._feature_projection()
+        self._blockwise = self._blockwise_distillation()
         self._parameters = [
             *module.parameters(),
             *self._head.parameters(),
             *self._projection.parameters(),
+            *(self._blockwise.parameters() if self._blockwise is not None else ()),
         ]
         self._optimiser = optimiser(self._parameters, recipe, module)
         self._average = weight_average(module, recipe.ema_decay)
@@ -127,10 +133,9 @@ class StandaloneTrainer:
             group["lr"] = lr
         if not self.module.training:  # walking through all modules takes a tenth of a small step
             self.module.train()
-        drop_path = self._recipe.drop_path * epoch / self._recipe.epochs
         is_quantised = epoch >= self._recipe.epochs - self._recipe.quantised_epochs
         with rounded(self._int8_layers if is_quantised else ()):
-            total = self._trainer.gradients(size, lambda part: iter([self._loss(images(part), drop_path)]))
+            total = self._trainer.gradients(size, lambda part: iter([self._loss(images(part), epoch)]))
         self._trainer.update(self._optimiser, self._average, self.module)
         return float(total)
 
@@ -143,7 +148,7 @@ class StandaloneTrainer:
         statistics = {name: buffer.clone() for name, buffer in self.module.named_buffers()}
 
         self.module.train()
-        self._trainer.choose_precision(size, lambda part: iter([self._loss(mixed[part], 0.0)]), clock)
+        self._trainer.choose_precision(size, lambda part: iter([self._loss(mixed[part], 0)]), clock)
         for name, buffer in self.module.named_buffers():
             buffer.copy_(statistics[name])
 
@@ -153,6 +158,7 @@ class StandaloneTrainer:
             "net": self.module.state_dict(),
             "head": self._head.state_dict(),
             "projection": self._projection.state_dict(),
+            "blocks": self._blockwise.state_dict() if self._blockwise is not None else {},
             "optimiser": self._optimiser.state_dict(),
             "execution": self.execution.as_record(),
         }
@@ -165,6 +171,8 @@ class StandaloneTrainer:
         self.module.load_state_dict(state["net"])
         self._head.load_state_dict(state.get("head", {}))
         self._projection.load_state_dict(state.get("projection", {}))
+        if self._blockwise is not None:
+            self._blockwise.load_state_dict(state["blocks"])
         self._optimiser.load_state_dict(state["optimiser"])
         if "execution" in state:
             self._trainer.execution = self.execution.going_on_from(state["execution"])
@@ -191,11 +199,12 @@ class StandaloneTrainer:
 
         return self._loader.batch_size, images
 
-    def _loss(self, mixed: MixedImages, drop_path: float) -> torch.Tensor:
+    def _loss(self, mixed: MixedImages, epoch: int) -> torch.Tensor:
         """The loss by labels, and by the teacher's outputs where there is a teacher."""
         recipe, x_BCHW = self._recipe, resize(mixed.x_BCHW, self._resolution)
         with ExitStack() as stack:
-            stack.enter_context(path_dropout(self._paths, drop_path))
+            stack.enter_context(path_dropout(self._paths, recipe.drop_path * epoch / recipe.epochs))
+            block_losses = self._taught_blocks(stack, mixed, epoch)
             middle = stack.enter_context(recorded_outputs(self._middle))
             features = stack.enter_context(classifier_inputs(self.module)) if self._compares_features else []
             outputs = self._trainer.forward(self.module, x_BCHW)
@@ -216,6 +225,7 @@ class StandaloneTrainer:
         else:
             imitation = self._criterion.imitation(outputs, target.logits_BK)
         loss = (1 - how.weight) * loss + how.weight * imitation
+        loss = loss + block_losses.total()
         if target.features_BF is not None:
             loss = loss + how.features * feature_loss(self._projection(features[0].float()), target.features_BF)
         return loss
@@ -233,6 +243,30 @@ class StandaloneTrainer:
             torch.manual_seed(derive_seed(self._seed, Stream.AUXILIARY_WEIGHTS))
             middle, head = auxiliary_of(self.module) or absent
         return middle, head.to(next(self.module.parameters()).device)
+
+    def _taught_blocks(self, stack: ExitStack, mixed: MixedImages, epoch: int) -> BlockLosses:
+        """What the student's blocks are compared with in this epoch, within ``stack``."""
+        if self._blockwise is None or self._teacher is None or not (ends := self._blockwise.active(epoch)):
+            return BlockLosses()
+        x_BCHW = self._teacher.images(mixed.x_BCHW, self._pipeline.preprocessing)
+        features = recorded(self._teacher.module.eval(), ends, x_BCHW)
+        return stack.enter_context(self._blockwise.taught(self.module, features))
+
+    def _blockwise_distillation(self) -> BlockwiseDistillation | None:
+        """The maps between the blocks' features, from some training images."""
+        blocks = self._recipe.distillation.blocks
+        if self._teacher is None or blocks == 1:
+            return None
+        pipeline, rows_B = self._pipeline, np.arange(min(_IMAGES_FOR_MAPS, len(self._data.train)))
+        x_BCHW, _ = next(pipeline.rows(self._data.train, rows_B, self._resolution, len(rows_B)))
+        return BlockwiseDistillation(
+            self.module.eval(),
+            self._teacher.module.eval(),
+            blocks,
+            self._recipe.epochs,
+            x_BCHW,
+            self._teacher.images(x_BCHW, pipeline.preprocessing),
+        )
 
     def _feature_projection(self) -> nn.Module:
         if self._teacher is None or not self._compares_features:

@@ -16,10 +16,11 @@ class Weights(TypedDict, total=False):
     """A training writes the keys that it needs to resume; a finished one those of its network.
 
     ``net``: the supernet or network. ``optimiser``, ``teacher`` (a frozen supernet), ``head`` (an auxiliary
-    classifier), ``projection`` (of features to a teacher's), ``average`` (of weights,
-    ``nas.training.recipe.weight_average``) and ``execution`` (``nas.training.trainer.TrainingExecution`` as a record):
-    of training by gradient descent. ``partition``: the router of a routed supernet, as JSON text; ``run`` and ``runs``:
-    what gradient searches found (``nas.stages.gradient_runs``).
+    classifier), ``projection`` (of features to a teacher's), ``blocks`` (maps of ``nas.training.stable_kd``),
+    ``average`` (of weights, ``nas.training.recipe.weight_average``) and ``execution``
+    (``nas.training.trainer.TrainingExecution`` as a record): of training by gradient descent. ``partition``: the router
+    of a routed supernet, as JSON text; ``run`` and ``runs``: what gradient searches found
+    (``nas.stages.gradient_runs``).
 
     Of a supernet ensemble: ``nets``, ``optimisers``, the routing ``table`` (R, M) and what balances it, ``added`` (M).
     Of gradient search: ``alphas``, ``betas``, ``mask``, ``entangled`` (whether nested operations share weights), the
@@ -33,6 +34,7 @@ class Weights(TypedDict, total=False):
     teacher: TensorsByName
     head: TensorsByName
     projection: TensorsByName
+    blocks: TensorsByName
     average: TensorsByName
     execution: Mapping[str, object]
     partition: str

@@ -284,3 +284,27 @@ def test_an_extension_without_retraining_scores_adapted_networks_as_they_are_exp
     as_cut = quality_of(p, load_subnets(p, Resources(FolderBlobs(folder), RuleDevice(), time.monotonic), state))
     for candidate in state.of("search"):
         assert candidate.metrics["val_accuracy"] == as_cut(candidate.arch)["val_accuracy"]
+
+
+@pytest.mark.parametrize("importance", ["trainable_gate", "bip"])
+def test_the_first_networks_come_from_the_methods_that_the_spec_names(importance: str, tmp_path: Path) -> None:
+    params = {
+        "preset": "no_training",
+        "images": 16,
+        "importance": importance,
+        "first_networks": ["pre_cropping", "layer_tickets"],
+    }
+    p = compress_problem(NO_TRAINING.model_copy(update={"strategy": StrategySpec(name="compress", params=params)}))
+    stage = next(stage for stage in stages_of(p) if isinstance(stage, SensitivityStage))
+    resources = Resources(FolderBlobs(tmp_path), RuleDevice(), lambda: 0.0)
+    state = fold_all(list(stage.run(p, resources, SearchState())))
+    networks = SensitivityResult.require(state.finished).networks
+    is_depth = np.array([decision.axis == "depth" for decision in p.space.decisions])
+    genes_NG, parent_G = np.array(networks), np.array(p.space.pretrained_genes)
+    has_all_blocks = (genes_NG[:, is_depth] == 1).all(axis=1)
+    cropped_NG, tickets_NG = genes_NG[has_all_blocks], genes_NG[~has_all_blocks]
+    assert len(tickets_NG) == is_depth.sum() - 1  # one block stays
+    assert len(cropped_NG) >= 3
+    ms_N = p.predictor.predict(p.space.features(cropped_NG)).upper_ms
+    assert (ms_N < p.predictor.predict(p.space.features(parent_G[None])).upper_ms).all()
+    assert estimate_cost(tmp_path, p, [stage]).seconds > 0

@@ -22,7 +22,9 @@ from nas.core.ports import ImageShape, SearchSpace
 from nas.core.spec import SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from nas.stages.fronts import front_of
-from nas.stages.sub_supernets import _longest
+from nas.stages.rank_correlation import RankCorrelationStage
+from nas.stages.sub_supernets import SubSupernetsStage, _longest
+from nas.stages.train import TrainStage
 from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import Supernet
 from nas.training.fewshot.automatic import AutomaticSplit, conflict_of
@@ -457,3 +459,20 @@ def test_it_has_a_price(tmp_path: Path) -> None:
 def test_what_hands_take_is_what_the_busiest_takes() -> None:
     assert [_longest([4, 1, 1, 1, 1], workers) for workers in (1, 2, 5)] == [8, 4, 4]
     assert [_longest([1, 1, 1], workers) for workers in (1, 2, 3)] == [3, 2, 1]
+
+
+def test_the_recipe_is_that_of_the_warm_up_of_the_sub_supernets_and_of_ranked_networks() -> None:
+    elements = {"ema_decay": 0.9, "mixup": 0.3, "cutout": 0.25, "label_smoothing": 0.05, "precision": "bfloat16"}
+    strategy = StrategySpec(name="few_shot", params={**PARAMS, **elements})
+    stages = FEW_SHOT.stages(problem(SPEC.model_copy(update={"strategy": strategy})))
+    recipes = [s.recipe for s in stages if isinstance(s, TrainStage | SubSupernetsStage | RankCorrelationStage)]
+    assert len(recipes) == 3
+    for recipe in recipes:
+        assert (recipe.ema_decay, recipe.mixup, recipe.label_smoothing) == (0.9, 0.3, 0.05)
+        assert (recipe.augmentation.cutout, recipe.execution.precision) == (0.25, "bfloat16")
+
+
+def test_an_ensemble_has_a_training_of_its_own() -> None:
+    strategy = StrategySpec(name="few_shot", params={**PARAMS, "split": "ensemble", "mixup": 0.3})
+    with pytest.raises(InvalidSpec, match="mixup: split ensemble has a training of its own"):
+        FEW_SHOT.stages(problem(SPEC.model_copy(update={"strategy": strategy})))

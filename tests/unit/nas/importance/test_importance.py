@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.core.arch import Floats
-from nas.importance import batch_norm_scale, l2, taylor
+from nas.importance import batch_norm_scale, bip, l2, taylor, trainable_gate
 from nas.importance.criteria import unit_orders
 from nas.models.channels import analyse_channels
 from nas.models.execution import batch_norm_statistics, build
@@ -120,3 +120,50 @@ def models(case: object, folders: pytest.TempPathFactory) -> ReadModel:
     if name not in _MODELS:
         _MODELS[name] = read(make_model(case).eval(), folders.mktemp("model"))  # type: ignore[arg-type]
     return _MODELS[name]
+
+
+def test_a_trainable_gate_is_a_step_with_a_slope_of_one() -> None:
+    w = torch.tensor([0.3, -0.3, 0.001], requires_grad=True)
+    values = trainable_gate.gate(w)
+    values.sum().backward()  # type: ignore[no-untyped-call]
+    assert values.tolist() == pytest.approx([1.0, 0.0, 1.0], abs=1.01e-5)
+    assert w.grad is not None
+    assert w.grad.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_the_hypergradient_of_a_linear_loss_is_that_of_its_solved_lower_level() -> None:
+    gradient, gamma = torch.tensor([1.0, -2.0], dtype=torch.float64), 0.5
+    mask = torch.tensor([0.5, 1.0], dtype=torch.float64, requires_grad=True)
+    theta = -mask * gradient / gamma  # argmin of g (m theta) + gamma/2 theta^2
+    (gradient * mask * theta).sum().backward()  # type: ignore[no-untyped-call]
+    assert mask.grad is not None
+    found = bip.hypergradient(theta.detach(), mask.detach(), gradient, gamma)
+    assert found.tolist() == [-2.0, -16.0] == mask.grad.tolist()
+
+
+@pytest.mark.parametrize("criterion", [trainable_gate, bip])
+def test_learned_criteria_give_up_the_unit_without_effect(criterion: object, chain: ReadModel, images: Tensor) -> None:
+    before = {name: weight.copy() for name, weight in chain.weights.items()}
+    scores = scores_of(criterion.unit_scores, chain, images)  # type: ignore[attr-defined]
+    assert scores[0] < np.median(scores) < scores.max()
+    assert np.array_equal(scores, scores_of(criterion.unit_scores, chain, images))  # type: ignore[attr-defined]
+    assert all(np.array_equal(weight, chain.weights[name]) for name, weight in before.items())
+
+
+def test_gates_close_until_half_of_them_are_open(chain: ReadModel, images: Tensor) -> None:
+    scores = scores_of(trainable_gate.unit_scores, chain, images)
+    assert scores[0] < 0.0 < scores[1]
+    assert 1 <= (scores > 0).sum() <= 3
+
+
+@pytest.mark.parametrize("criterion", [trainable_gate, bip])
+@pytest.mark.parametrize("name", ["efficientnet", "densenet", "vit_fused", "grouped_resnet"])
+def test_learned_criteria_score_the_groups_of_all_kinds_of_models(
+    criterion: object, name: str, tmp_path: Path, images: Tensor
+) -> None:
+    [case] = [case for case in CASES if case.name == name]
+    model = read(make_model(case), tmp_path)
+    analysis = analyse_channels(model.graph)
+    scores = criterion.unit_scores(model.graph, model.weights, analysis, images)  # type: ignore[attr-defined]
+    assert scores.keys() == taylor.unit_scores(model.graph, model.weights, analysis, images).keys()
+    assert all(np.isfinite(values).all() and len(np.unique(values)) > 1 for values in scores.values())
