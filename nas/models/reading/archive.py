@@ -60,7 +60,7 @@ class ExportArchive:
         self._root = roots.pop()
         if (total := sum(info.file_size for info in members)) > max_bytes:
             raise InvalidModel(f"expected at most {max_bytes:,} bytes in the archive, got {total:,}")
-        for info in members:
+        for info in sorted(members, key=lambda info: "/code/" not in info.filename):  # what a file is comes first
             self._check_member(info)
         self._names = {info.filename.partition("/")[2] for info in members}
 
@@ -68,6 +68,10 @@ class ExportArchive:
         name = info.filename.partition("/")[2]
         if info.filename == f"{self._root}/data.pkl" or name == "data.pkl":
             raise InvalidModel("expected a program of torch.export, got a pickle of torch.save: it is not opened")
+        if name.startswith("code/") or name == "constants.pkl":
+            raise InvalidModel(
+                "expected a program of torch.export, got TorchScript: export the model with torch.export"
+            )
         if "custom_obj" in name or "opaque_obj" in name:
             raise InvalidModel(f"expected no custom objects in the archive, got {name!r}: it is not opened")
         if not (_READ.fullmatch(name) or _IGNORED.fullmatch(name)):
@@ -104,7 +108,10 @@ class ExportArchive:
         return arrays, shared
 
     def _json(self, name: str) -> JsonObject:
-        content = json.loads(self._bytes(name))
+        try:
+            content = json.loads(self._bytes(name))
+        except (ValueError, RecursionError) as error:
+            raise InvalidModel(f"expected JSON in {name!r}, got something else: {error}") from None
         if not isinstance(content, dict):
             raise InvalidModel(f"expected an object in {name!r}, got {type(content).__name__}")
         return content
@@ -112,7 +119,10 @@ class ExportArchive:
     def _bytes(self, name: str) -> bytes:
         if name not in self._names:
             raise InvalidModel(f"expected {name!r} in the archive, got nothing")
-        return self._zip.read(f"{self._root}/{name}")
+        try:
+            return self._zip.read(f"{self._root}/{name}")
+        except (zipfile.BadZipFile, EOFError) as error:
+            raise InvalidModel(f"expected {name!r} as it was written, got a damaged archive: {error}") from None
 
     def _tensor(self, name: str, folder: str, payload: JsonObject) -> NDArray[Any]:
         if payload.get("use_pickle"):

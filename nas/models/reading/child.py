@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import safetensors.numpy
 from pydantic import TypeAdapter
 
@@ -100,7 +101,10 @@ def read_source(
         if ended.returncode != 0:
             lines = message.splitlines()
             last = lines[-1] if lines else f"exit status {ended.returncode}"
-            raise UnfinishedReading(f"{name}: expected a file that can be read within {limits}, got: {last}")
+            raise UnfinishedReading(
+                f"{name}: expected a file that can be read with {limits.memory_bytes:,} bytes of memory in "
+                f"{limits.time_s:g} s, got: {last}"
+            )
         return _load(Path(folder))
 
 
@@ -157,6 +161,16 @@ def _with_weights(model: ReadModel, path: Path) -> ReadModel:
     return with_weights(model, read_weights(path))
 
 
+def check_finite(model: ReadModel) -> None:
+    """Raises InvalidModel for a parameter that is no number, and for one that is trained and infinite; constants may be
+    infinite, as masks of attention are."""
+    learned = {value.name for value in model.graph.learned}
+    for name, array in model.weights.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all() and (np.isnan(array).any() or name in learned):
+            count = int((~np.isfinite(array)).sum())
+            raise InvalidModel(f"{name}: expected finite numbers, got {count} of {array.size} that are none")
+
+
 def main() -> int:
     """The child: read the model, write graph and weights into the folder."""
     parser = argparse.ArgumentParser()
@@ -176,8 +190,12 @@ def main() -> int:
         if request.weights is not None:
             status = _REFUSED_WEIGHTS
             model = _with_weights(model, request.weights)
+        check_finite(model)
     except InvalidModel as error:
         sys.stderr.write(f"{error}\n")
+        return status
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        sys.stderr.write(f"expected a model whose contents fit together, got {type(error).__name__}: {error}\n")
         return status
     except MemoryError:
         sys.stderr.write(f"expected a file that can be read within {arguments.memory_bytes:,} bytes of memory\n")

@@ -104,7 +104,10 @@ def _check(model: onnx.ModelProto) -> None:
         raise InvalidModel("expected neither functions nor sparse weights in the ONNX model, got some")
     for tensor in model.graph.initializer:
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise InvalidModel(f"{tensor.name}: expected the weights in the file itself, got external data")
+            raise InvalidModel(
+                f"{tensor.name}: expected the weights in the file itself, got external data, which would read other "
+                "files: load the model with them and save it with onnx.save(model, path)"
+            )
     for node in model.graph.node:
         if node.domain not in ("", "ai.onnx"):
             raise InvalidModel(

@@ -6,14 +6,16 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from nas.models.graph import InvalidModel
-from nas.models.reading.child import ReadLimits, read_model
+from nas.models.reading.child import ReadLimits, check_finite, read_model
 from nas.models.reading.exported import read_exported
 from tests.support.models import Bessel, Dynamic, conv_bn, save_exported
 
@@ -136,6 +138,38 @@ def test_a_checkpoint_of_torch_save_is_refused(tmp_path: Path) -> None:
         read_exported(tmp_path / "m.pt2", MAX_BYTES)
 
 
+def test_torchscript_is_refused(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.trace(conv_bn(3, 8).eval(), torch.zeros(1, 3, 4, 4)), tmp_path / "m.pt2")
+    with pytest.raises(InvalidModel, match=r"expected a program of torch\.export, got TorchScript"):
+        read_exported(tmp_path / "m.pt2", MAX_BYTES)
+
+
+@pytest.mark.parametrize("text", [b'{"graph_module', b"[" * 100_000])
+def test_what_is_no_json_is_refused(exported: Path, tmp_path: Path, text: bytes) -> None:
+    path = repack(exported, tmp_path / "m.pt2", lambda m: m.update({PROGRAM: text}))
+    with pytest.raises(InvalidModel, match=r"expected JSON in 'models/model\.json', got something else"):
+        read_exported(path, MAX_BYTES)
+
+
+def test_a_damaged_archive_is_refused(exported: Path, tmp_path: Path) -> None:
+    content = bytearray(exported.read_bytes())
+    content[content.index(b'"graph_module"') + 3] ^= 1
+    (tmp_path / "m.pt2").write_bytes(content)
+    with pytest.raises(InvalidModel, match="got a damaged archive: Bad CRC-32"):
+        read_exported(tmp_path / "m.pt2", MAX_BYTES)
+
+
+def test_weights_that_are_no_numbers_are_refused(exported: Path) -> None:
+    model = read_exported(exported, MAX_BYTES)
+    name = model.graph.learned[0].name
+    for value in (np.nan, np.inf):
+        broken = model.weights[name].copy()
+        broken.flat[0] = value
+        with pytest.raises(InvalidModel, match=f"{name}: expected finite numbers, got 1 of {broken.size}"):
+            check_finite(replace(model, weights={**model.weights, name: broken}))
+    check_finite(model)
+
+
 def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(b"no archive")
     with pytest.raises(InvalidModel, match=r"expected an archive of torch\.export, got a file that is none"):
@@ -197,7 +231,7 @@ def test_the_child_refuses_in_one_line(tmp_path: Path) -> None:
     [
         (ReadLimits(time_s=0.01), "expected it to be read within 0.01 s"),
         (ReadLimits(file_bytes=10), "expected at most 10 bytes, got"),
-        (ReadLimits(memory_bytes=1 << 20), "expected a file that can be read within"),
+        (ReadLimits(memory_bytes=1 << 20), r"expected a file that can be read with 1,048,576 bytes of memory in 120 s"),
     ],
 )
 def test_the_child_keeps_its_limits(exported: Path, limits: ReadLimits, message: str) -> None:
