@@ -18,7 +18,7 @@ from torch import Tensor
 from nas.core.arch import Floats
 from nas.core.operators import Conv2dOp, ConvTranspose2dOp
 from nas.importance import l2
-from nas.importance.gates import READERS, GatedModel, batches, output_change
+from nas.importance.gates import READERS, GatedModel, batches, squared_change
 from nas.importance.sums import UnitScores, UnitSums
 from nas.models.channels import ChannelAnalysis
 from nas.models.graph import GraphNode, ModelGraph, WeightArrays
@@ -53,7 +53,7 @@ def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnaly
             expected = parent.outputs(part_BCHW, everything)
         mask_U = torch.from_numpy(_kept_half(score_U, groups)).to(everything).requires_grad_()
         optimiser.zero_grad(set_to_none=True)
-        output_change(model.outputs(part_BCHW, mask_U), expected).backward()  # type: ignore[no-untyped-call]
+        squared_change(model.outputs(part_BCHW, mask_U), expected).backward()  # type: ignore[no-untyped-call]
         if i % 2 == 0:
             optimiser.step()
         else:

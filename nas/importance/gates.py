@@ -83,7 +83,7 @@ class GatedModel:
         return (outputs,) if isinstance(outputs, Tensor) else outputs
 
 
-def output_change(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Tensor:
+def squared_change(outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Tensor:
     """The mean squared change of the outputs, each relative to the variance of what it was."""
     pairs = zip(outputs, expected, strict=True)
     return torch.stack([(a - b).square().mean() / b.var().clamp_min(1e-12) for a, b in pairs]).mean()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nas.importance import l2
-from nas.importance.gates import GatedModel, batches, output_change
+from nas.importance.gates import GatedModel, batches, squared_change
 from nas.importance.sums import UnitScores, UnitSums
 from nas.models.channels import ChannelAnalysis
 from nas.models.graph import ModelGraph, WeightArrays
@@ -44,7 +44,7 @@ def unit_scores(graph: ModelGraph, weights: WeightArrays, analysis: ChannelAnaly
             expected = parent.outputs(part_BCHW, everything)
         gate_U = gate(w_U)
         share = gate_U[model.gated_U].mean()
-        loss = output_change(model.outputs(part_BCHW, gate_U), expected) + _PRESSURE * (share - _SHARE).relu()
+        loss = squared_change(model.outputs(part_BCHW, gate_U), expected) + _PRESSURE * (share - _SHARE).relu()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
