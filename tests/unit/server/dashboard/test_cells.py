@@ -38,7 +38,7 @@ def test_every_space_of_relaxations_tells_its_cells_and_its_edges_lead_forward(n
     space, space_type = space_of(name), registry.load_space(name)
     graphs = space.cells
     assert graphs == space_type.cells
-    assert bool(graphs) == is_relaxed(space)
+    assert is_relaxed(space) or not graphs  # relaxations of blocks have no cells
     for cell in graphs:
         assert all(0 <= e.start < e.end < len(cell.nodes) for e in cell.edges)
         assert len({(e.start, e.end) for e in cell.edges}) == len(cell.edges)
