@@ -1,10 +1,12 @@
 """Every process of the service is killed at every delicate point of a search; each search has to end as if nothing
 had happened.
 
-A case is a point (``benchmarks.kill_points``), a victim and a database. The undisturbed run tells what the end is:
-equal fronts, equal points, equal models, bit by bit, and nothing measured or exported twice. In the last cases a
-dispatcher is stopped (SIGSTOP) until another one has taken its search over and ended it; then it wakes up and must not
-write anything. Prints ``cases``, ``survived``, ``lost``, ``doubled`` and ``fenced_writes``.
+A case is a point (``benchmarks.kill_points``), a victim, a database and a search. The undisturbed run of the search
+tells what the end is: equal fronts, equal points, equal models, bit by bit, and nothing measured or exported twice. Two
+searches are like the others but that one trains on two ranks, of which one dies, and one prepares its data in tasks, of
+which one dies. In the last cases a dispatcher is stopped (SIGSTOP) until another one has taken its search over and
+ended it; then it wakes up and must not write anything. Prints ``cases``, ``survived``, ``lost``, ``doubled`` and
+``fenced_writes``.
 """
 
 from __future__ import annotations
@@ -30,13 +32,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import psycopg
+from sklearn.datasets import load_digits
 
 from benchmarks import _cli
 from benchmarks.kill_points import FOLDER, POINT
 from nas.client import Client, UnexpectedAnswer, Unreachable
 from nas.core.errors import HwnasError
-from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
+from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ExportSpec, ResourceSpec, SearchSpec, StrategySpec
 from nas.schemas.candidates import ArtifactSchema, CandidateSchema
 from tests.support.databases import postgres_missing, postgres_server
 
@@ -51,6 +55,7 @@ SPEC = SearchSpec(
     budget=BudgetSpec(evaluations=8, verified=3),
     export=ExportSpec(count=2, int8=False),
 )
+WITH_RANKS = SPEC.model_copy(update={"name": "with two ranks", "resources": ResourceSpec(cpus=2, ranks=2)})
 # Who is there to be killed, and matters, at each point.
 MATRIX: Mapping[str, tuple[Victim, ...]] = {
     "enqueue": ("server", "connections"),
@@ -73,12 +78,14 @@ class KillCase:
     victim: Victim
     database: Literal["sqlite", "postgresql"]
     stall: bool = False
+    spec: SearchSpec = SPEC
 
     @property
     def name(self) -> str:
         """For people."""
-        what = "stopped past its lease" if self.stall else "killed"
-        return f"{self.victim} {what} at {self.point!r}, {self.database}"
+        act = "stopped past its lease" if self.stall else "killed"
+        search = "" if self.spec is SPEC else f", a search {self.spec.name}"
+        return f"{self.victim} {act} at {self.point!r}, {self.database}{search}"
 
 
 @dataclass(frozen=True)
@@ -111,8 +118,18 @@ class Place:
     database_url: str = ""
 
 
-def cases() -> list[KillCase]:
-    """All of them; the two databases take turns, but connections can only be cut to a server."""
+def with_prepared_data(folder: Path) -> SearchSpec:
+    """The search over a file of digits in ``folder``, whose images are prepared on the disk."""
+    digits = load_digits()
+    path = folder / "digits.npz"
+    np.savez(path, x=(digits.images * 15).astype(np.uint8), y=digits.target)
+    data = DataSpec(name="npz", path=str(path), params={"storage": "decoded"})
+    return SPEC.model_copy(update={"name": "with prepared data", "data": data})
+
+
+def cases(prepared: SearchSpec) -> list[KillCase]:
+    """All of them; the two databases take turns, but connections can only be cut to a server. ``prepared`` is the
+    search whose data are prepared."""
     out: list[KillCase] = []
     for point, victims in MATRIX.items():
         for victim in victims:
@@ -120,6 +137,8 @@ def cases() -> list[KillCase]:
             out.append(KillCase(point, victim, "postgresql" if victim == "connections" else turn))
     return [
         *out,
+        KillCase("epoch", "worker", "postgresql", spec=WITH_RANKS),
+        KillCase("shard", "worker", "sqlite", spec=prepared),
         KillCase("epoch", "dispatcher", "sqlite", stall=True),
         KillCase("blob", "dispatcher", "postgresql", stall=True),
     ]
@@ -258,7 +277,7 @@ def run_case(case: KillCase, place: Place, expected: End | None, port: int) -> t
         other: subprocess.Popen[bytes] | None = None
         try:
             with ThreadPoolExecutor(1) as pool:
-                submitted = pool.submit(_submit, service.url)
+                submitted = pool.submit(_submit, service.url, case.spec)
                 fenced = 0
                 if expected is not None:
                     point = wait_for(lambda: _reached(folder), PATIENCE_S, f"{case.point!r} was not reached")
@@ -288,13 +307,13 @@ def run_case(case: KillCase, place: Place, expected: End | None, port: int) -> t
             service.stop()
 
 
-def _submit(url: str) -> str:
+def _submit(url: str, spec: SearchSpec) -> str:
     """Submits the search as a careful client does: the same key until there is an answer."""
 
     def once() -> str | None:
         with Client(url, timeout_s=60) as client:
             try:
-                return client.submit(SPEC, key=KEY).id
+                return client.submit(spec, key=KEY).id
             except HwnasError as error:
                 if error.code in ("storage", "storage_busy"):  # it may be written or not
                     return None
@@ -397,9 +416,9 @@ def _compare(end: End, expected: End, url: str) -> Verdict:
     wrong = []
     if end.status != expected.status:
         wrong.append(f"it {end.status}")
-    for what in ("front", "points", "exports"):
-        if getattr(end, what) != getattr(expected, what):
-            wrong.append(f"other {what}")
+    for part in ("front", "points", "exports"):
+        if getattr(end, part) != getattr(expected, part):
+            wrong.append(f"other {part}")
     with Client(url) as client:
         searches = len(client.searches(limit=10).items)
     lost = len(expected.points.keys() - end.points.keys()) + (expected.counts - end.counts).total() + (searches < 1)
@@ -459,18 +478,21 @@ def bench(options: _cli.Options, only: str = "", parallel: int = 2) -> dict[str,
     """All cases whose name contains ``only``, ``parallel`` at a time."""
     if (missing := postgres_missing()) is not None:
         sys.exit(f"the kill matrix needs PostgreSQL: {missing}")
-    todo = [case for case in cases() if only in case.name]
     with (
         tempfile.TemporaryDirectory(prefix="hwnas-matrix-", ignore_cleanup_errors=True) as name,
         _templates(Path(name)) as fresh,
     ):
-        calm = KillCase("", "server", "sqlite")
-        verdict, expected = run_case(calm, fresh(calm), None, _free_port())
-        if expected is None or expected.status != "succeeded":
-            sys.exit(f"the undisturbed search did not succeed: {verdict.wrong}")
+        todo = [case for case in cases(with_prepared_data(Path(name))) if only in case.name]
+        ends: dict[str, End] = {}
+        for spec in {case.spec.name: case.spec for case in todo}.values():
+            calm = KillCase("", "server", "sqlite", spec=spec)
+            verdict, expected = run_case(calm, fresh(calm), None, _free_port())
+            if expected is None or expected.status != "succeeded":
+                sys.exit(f"the undisturbed search {spec.name} did not succeed: {verdict.wrong}")
+            ends[spec.name] = expected
 
         def one(case: KillCase) -> Verdict:
-            verdict, _ = run_case(case, fresh(case), expected, _free_port())
+            verdict, _ = run_case(case, fresh(case), ends[case.spec.name], _free_port())
             print(f"{case.name}: {verdict.wrong or 'survived'} ({verdict.seconds:.0f} s)", file=sys.stderr)
             return verdict
 
@@ -482,8 +504,8 @@ def bench(options: _cli.Options, only: str = "", parallel: int = 2) -> dict[str,
         "lost": sum(v.lost for v in verdicts),
         "doubled": sum(v.doubled for v in verdicts),
         "fenced_writes": sum(v.fenced_writes for v in verdicts),
-        "front_size": len(expected.front),
-        "points": len(expected.points),
+        "front_size": {name: len(end.front) for name, end in ends.items()},
+        "points": {name: len(end.points) for name, end in ends.items()},
         "each": {c.name: {"survived": not v.wrong, "seconds": v.seconds} for c, v in zip(todo, verdicts, strict=True)},
     }
 

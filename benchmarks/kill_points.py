@@ -167,7 +167,20 @@ def _measure(module: Any) -> None:
     module.profile_machine = profile_machine
 
 
+def _shards(module: Any) -> None:
+    """Between two shards of a data set that is prepared."""
+    write = module.write_shard
+
+    def written(*args: Any, **named: Any) -> Any:
+        shard = write(*args, **named)
+        reach("shard")
+        return shard
+
+    module.write_shard = written
+
+
 HOOKS: dict[str, Hook] = {
+    "nas.datasets.prepared.shards": _shards,
     "server.store.jobs": _store,
     "nas.blobs": _blobs,
     "nas.stages.train": _train,
