@@ -55,10 +55,10 @@ def layer_saliencies(
     layers = []
     for node in graph.nodes:
         name = node.operands[1] if isinstance(node.operator, READERS) else ""
-        shares = tuple(shares for axis in (0, 1) if (shares := _group_shares(analysis, name, axis)))
-        if shares and (gradient := module.tensor(name).grad) is not None:
+        by_axis = tuple(shares for axis in (0, 1) if (shares := _group_shares(analysis, name, axis)))
+        if by_axis and (gradient := module.tensor(name).grad) is not None:
             saliency = (gradient * module.tensor(name).detach()).abs().double().cpu().numpy()
-            layers.append(LayerSaliency(np.sort(saliency.ravel()), shares))
+            layers.append(LayerSaliency(np.sort(saliency.ravel()), by_axis))
     return layers
 
 
