@@ -185,12 +185,12 @@ def test_an_automatic_split_leaves_choices_that_agree_together() -> None:
 def test_noise_predicts_no_gain(choices: int) -> None:
     """Similarities without structure around zero: of 200 decisions, few more than the level of the test."""
     generator = np.random.default_rng(choices)
-    found = 0
+    gains = 0
     for _ in range(200):
         noise = 0.3 * generator.standard_normal((8, choices, choices))
         table = (noise + noise.transpose(0, 2, 1)) / 2 + np.eye(choices)
-        found += conflict_of(0, range(choices), table, 1).predicts_gain
-    assert found <= 20
+        gains += conflict_of(0, range(choices), table, 1).predicts_gain
+    assert gains <= 20
 
 
 def test_a_space_that_stays_whole_trains_for_as_long_as_its_subspaces(

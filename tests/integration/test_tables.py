@@ -174,13 +174,13 @@ def test_cells_measured_with_their_inactive_operations_are_learned_from_as_writt
     [*_, fitted] = onboard_from_table(spec, CELLS, blobs, SearchState(), lambda: 0.0)
     assert isinstance(fitted, StageFinished)
     predictor = load_predictor(fitted.result["family"], blobs.get(fitted.result["blob"]))
-    known = load_measurements(blobs.get(fitted.result["measurements_blob"]))
-    assert known.as_written
-    assert len(known.genes_NG) == 300
+    stored = load_measurements(blobs.get(fitted.result["measurements_blob"]))
+    assert stored.as_written
+    assert len(stored.genes_NG) == 300
     chosen = np.unique(CELLS.canonical(genes[300:]), axis=0)  # a search chooses canonical cells
     truth_ms = 1.0 + cost_ms[chosen].sum(axis=1)
     assert mape(truth_ms, predict_latency(predictor, CELLS, chosen).mean_ms) < 2
-    later = refitted(predictor, known, CELLS, chosen[:20], truth_ms[:20])
+    later = refitted(predictor, stored, CELLS, chosen[:20], truth_ms[:20])
     assert later.measurements.as_written
     assert mape(truth_ms, predict_latency(later.predictor, CELLS, chosen).mean_ms) < 2
 
@@ -418,8 +418,8 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     guess = load_predictor("transfer", blobs.get(fit["blob"])).predict(WIDE.features(test_genes_NG))
     truth = 1.0 + WIDE.features(test_genes_NG) @ weights[8]
     assert spearman(truth, guess.mean_ms) > 0.9
-    known = load_measurements(blobs.get(fit["measurements_blob"]))
-    assert np.allclose(known.latency_ms_N, 1.0 + WIDE.features(known.genes_NG) @ weights[8])
+    stored = load_measurements(blobs.get(fit["measurements_blob"]))
+    assert np.allclose(stored.latency_ms_N, 1.0 + WIDE.features(stored.genes_NG) @ weights[8])
 
     # After a restart the same networks are measured, whatever devices have become known meanwhile.
     profiled_state = fold_all(events[:3])

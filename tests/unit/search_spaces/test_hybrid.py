@@ -42,17 +42,17 @@ def layout(space: Hybrid, arch: Arch) -> list[str]:
 def test_stages_are_convolutions_and_then_transformers_and_later_ones_have_no_smaller_share() -> None:
     space = space_of("imagenet", ImageShape(3, 224, 224, 1000))
     genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(0), 200))
-    seen = set()
+    patterns = set()
     for arch in as_archs(space.id, genes_NG):
         stages = layout(space, arch)
-        seen.add(tuple(stages))
+        patterns.add(tuple(stages))
         assert all(stage.startswith("C") and "TC" not in stage for stage in stages)
         shares = [stage.count("T") / len(stage) for stage in stages]
         assert shares[:2] == [0.0, 0.0]
         assert shares[2] <= shares[3]
         attention = [layer for layer in space.layers(arch) if isinstance(layer, Attention)]
         assert all(layer.in_shape[1] <= MOST_TOKENS**2 for layer in attention)
-    assert len(seen) > 20
+    assert len(patterns) > 20
 
 
 def test_a_share_that_the_next_stage_lacks_is_cut() -> None:

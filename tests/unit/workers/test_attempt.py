@@ -157,10 +157,10 @@ def test_silent_job_keeps_its_lease(event_log: FlakyEventLog, clock: fakes.Clock
 def test_attempt_is_lost_if_its_lease_is_not_renewed(
     event_log: FlakyEventLog, clock: fakes.Clock, lease: Lease
 ) -> None:
-    begun = clock.now
+    started_at = clock.now
     ended = runner(event_log, lease, ScriptedJob(clock, [(300.0, AttemptOutcome("succeeded"))])).run()
     assert ended == AttemptOutcome("lost", "its lease could not be renewed")
-    assert clock.now - begun == pytest.approx(LEASE_S, abs=1.1)
+    assert clock.now - started_at == pytest.approx(LEASE_S, abs=1.1)
 
 
 def test_attempt_of_a_silent_job_is_aborted_when_it_is_cancelled(
@@ -183,11 +183,11 @@ def test_many_leases_are_renewed_in_one_transaction(store: Store, clock: fakes.C
         assert other is not None
         others.append(LeaseToken(other.job_id, other.token))
     store.jobs.cancel(others[0].job_id)
-    begun: list[object] = []
-    event.listen(store.queries._engine, "commit", begun.append)
+    commits: list[object] = []
+    event.listen(store.queries._engine, "commit", commits.append)
     clock.pass_(LEASE_S - 1.0)
     assert store.jobs.renew([LeaseToken(lease.job_id, lease.token), *others], LEASE_S) == [others[0]]
-    assert len(begun) == 1
+    assert len(commits) == 1
     clock.pass_(LEASE_S - 1.0)
     assert store.jobs.claim("another", LEASE_S) is None
 
@@ -197,13 +197,13 @@ def test_hanging_worker_has_its_attempt_ended_with_its_stacks_in_the_log(
 ) -> None:
     script = KeptJob(clock, [(1.0, [StageStarted("train", 0, 1)])])
     script.dump_stacks = lambda: "in a lock"  # type: ignore[method-assign]
-    begun = clock.now
+    started_at = clock.now
     one = runner(event_log, lease, script, stuck_seconds=60.0, hang_seconds=900.0)
     script.keeper = LeaseKeeper(event_log.store.jobs, LEASE_S, clock)
     script.keeper.add(LeaseToken(lease.job_id, lease.token), one)
     ended = one.run()
     assert ended == AttemptOutcome("crashed", "no news from its worker for 900 s")
-    assert clock.now - begun == pytest.approx(901.0, abs=2.0)
+    assert clock.now - started_at == pytest.approx(901.0, abs=2.0)
     assert "in a lock" in caplog.text
 
 

@@ -45,13 +45,13 @@ def test_whole_checkpoints_change_nothing(blobs: FolderBlobs) -> None:
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 @pytest.mark.parametrize("damaged", [1, 2, 4])
 def test_the_newest_whole_checkpoint_counts_and_it_is_said(blobs: FolderBlobs, damage: Damage, damaged: int) -> None:
-    made = checkpoints(blobs)
-    for checkpoint in made[len(made) - damaged :]:
+    written = checkpoints(blobs)
+    for checkpoint in written[len(written) - damaged :]:
         damage(path_of(blobs, checkpoint))
     others = checkpoints(blobs, "explore", 2)
-    whole = without_damaged_checkpoints([StageStarted("train", 0, 2), *made, *others], blobs)
+    whole = without_damaged_checkpoints([StageStarted("train", 0, 2), *written, *others], blobs)
     state = fold_all(whole.events)
-    assert state.checkpoints.get("train") == (made[3 - damaged] if damaged < 4 else None)
+    assert state.checkpoints.get("train") == (written[3 - damaged] if damaged < 4 else None)
     assert state.checkpoints["explore"] == others[-1]
     then = f"goes on from the one at step {4 - damaged}" if damaged < 4 else "begins anew"
     text = f"the checkpoint at step 4 of stage train is damaged; the stage {then}"
@@ -59,21 +59,21 @@ def test_the_newest_whole_checkpoint_counts_and_it_is_said(blobs: FolderBlobs, d
 
 
 def test_a_stage_that_finished_with_a_damaged_checkpoint_runs_again(blobs: FolderBlobs) -> None:
-    made, part = checkpoints(blobs), checkpoints(blobs, "retrain.a", 2)
-    flip(path_of(blobs, made[-1]))
+    written, part = checkpoints(blobs), checkpoints(blobs, "retrain.a", 2)
+    flip(path_of(blobs, written[-1]))
     flip(path_of(blobs, part[-1]))
     finished = [StageFinished(stage, 1.0, {}) for stage in ("estimate", "train", "retrain")]
-    state = fold_all(without_damaged_checkpoints([*made, *part, *finished], blobs).events)
+    state = fold_all(without_damaged_checkpoints([*written, *part, *finished], blobs).events)
     assert list(state.finished) == ["estimate"]
-    assert (state.checkpoints["train"], state.checkpoints["retrain.a"]) == (made[2], part[0])
+    assert (state.checkpoints["train"], state.checkpoints["retrain.a"]) == (written[2], part[0])
 
 
 def test_a_store_that_does_not_answer_is_no_damage(blobs: FolderBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = checkpoints(blobs)
+    written = checkpoints(blobs)
 
     def fail(_path: Path) -> bytes:
         raise OSError(111, "Connection refused")
 
     monkeypatch.setattr(Path, "read_bytes", fail)
     with pytest.raises(StorageError, match="Connection refused"):
-        without_damaged_checkpoints(made, blobs)
+        without_damaged_checkpoints(written, blobs)

@@ -66,8 +66,10 @@ def test_a_stage_ends_before_its_first_block_that_is_left_out() -> None:
     assert depth == {1: 1, 2: 2}
     table = space.table(genes)
     r = space.relaxation
-    chosen = {edge: r.operations[int(row.argmax())] for edge, row in zip(r.edges, table, strict=True) if row.any()}
-    assert chosen == {
+    operation_by_edge = {
+        edge: r.operations[int(row.argmax())] for edge, row in zip(r.edges, table, strict=True) if row.any()
+    }
+    assert operation_by_edge == {
         "stage1.block1": "kernel 5 expand 4",
         "stage1.block2": SKIP,
         "stage2.block1": "kernel 5 expand 4",
@@ -161,8 +163,8 @@ def test_a_bound_is_met_within_the_relaxation(quantile: float) -> None:
     favourite = np.exp(3.0 * scores_of(space, {}, "kernel 5 expand 4")) * space.relaxation.mask
     genes = resource.within_bounds(space, broken, favourite, np.random.default_rng(1))
     assert space.costs(genes[None])["macs"][0] <= bound
-    held = [i for i, d in enumerate(space.decisions) if d.axis in ("resolution", "width")]
-    assert genes[held].tolist() == drawn_NG[0, held].tolist()
+    positions = [i for i, d in enumerate(space.decisions) if d.axis in ("resolution", "width")]
+    assert genes[positions].tolist() == drawn_NG[0, positions].tolist()
 
 
 def test_blocks_with_one_operation_of_several_are_relaxed_as_well() -> None:

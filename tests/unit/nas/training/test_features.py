@@ -53,12 +53,14 @@ def test_the_last_linear_layer_of_a_graph_makes_the_logits_of_the_features(name:
 def test_features_of_maps_are_means_over_positions(tmp_path: Path) -> None:
     module = graph_module("unet", tmp_path)
     with torch.no_grad(), classifier_inputs(module) as features:
-        whole = module(images())
+        output = module(images())
         node = next(node for node in reversed(module.graph.nodes) if node.operator.kind == "conv2d")
         assert node.name == module.graph.outputs[0]  # of one pixel: the mean of its output is linear in the features
         weight = module.tensor(node.operands[1]).mean((2, 3))
     assert weight.shape[1] == features[0].shape[1] == feature_channels(module)
-    assert torch.allclose(whole.mean((2, 3)), F.linear(features[0], weight, module.tensor(node.operands[2])), atol=1e-5)
+    assert torch.allclose(
+        output.mean((2, 3)), F.linear(features[0], weight, module.tensor(node.operands[2])), atol=1e-5
+    )
 
 
 def test_networks_of_two_kinds_are_compared_through_a_linear_map(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def trainer(problem: Problem, recipe: StandaloneRecipe) -> StandaloneTrainer:
 
 
 def test_training_by_blocks_resumes_bit_by_bit_and_ends_as_plain_distillation_steps(problem: Problem) -> None:
-    whole, resumed = trainer(problem, RECIPE), trainer(problem, RECIPE)
+    uninterrupted, resumed = trainer(problem, RECIPE), trainer(problem, RECIPE)
     for epoch in range(RECIPE.epochs):
         if epoch == 1:
             buffer = io.BytesIO()
@@ -136,10 +136,10 @@ def test_training_by_blocks_resumes_bit_by_bit_and_ends_as_plain_distillation_st
             buffer.seek(0)
             resumed = trainer(problem, RECIPE)
             resumed.load_state_dict(torch.load(buffer, weights_only=True))
-        assert whole.epoch(epoch) == resumed.epoch(epoch)
+        assert uninterrupted.epoch(epoch) == resumed.epoch(epoch)
     plain = trainer(problem, replace(RECIPE, distillation=Distillation(weight=1.0)))
-    plain.module.load_state_dict(whole.module.state_dict())
-    assert plain.step(RECIPE.epochs - 1, 0) == pytest.approx(whole.step(RECIPE.epochs - 1, 0), rel=1e-6)
+    plain.module.load_state_dict(uninterrupted.module.state_dict())
+    assert plain.step(RECIPE.epochs - 1, 0) == pytest.approx(uninterrupted.step(RECIPE.epochs - 1, 0), rel=1e-6)
 
 
 def test_blocks_are_for_a_model_and_its_parent(problem: Problem) -> None:
