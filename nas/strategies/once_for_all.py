@@ -19,6 +19,7 @@ from nas.strategies.proxy_options import ProxyName, check_proxies
 
 _MEAN_SUBNETS = {  # per step of training, at least
     "progressive": 1.5,
+    "published": 1.5,
     "sandwich": 4.0,
     "delayed": 2.5,
     "nested": 1.0,
@@ -27,18 +28,27 @@ _MEAN_SUBNETS = {  # per step of training, at least
     "alpha": 4.0,
     "curriculum": 4.0,
 }
-_FIRST_PHASE = {"progressive": 0.4, "delayed": 0.5, "curriculum": 0.6}  # share of all epochs; of others 1
+_FIRST_PHASE = {"progressive": 0.4, "published": 0.3, "delayed": 0.5, "curriculum": 0.6}  # of all epochs; others: 1
 ScheduleName = Literal[
-    "progressive", "sandwich", "delayed", "nested", "attentive_best", "attentive_worst", "alpha", "curriculum"
+    "progressive",
+    "published",
+    "sandwich",
+    "delayed",
+    "nested",
+    "attentive_best",
+    "attentive_worst",
+    "alpha",
+    "curriculum",
 ]
 
 
 class OnceForAllParams(WarmedUpRecipeFields):
-    """``schedule``: how the supernet is trained. ``progressive``: progressive shrinking. ``sandwich``: the largest, the
-    smallest and two other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half
-    of the epochs (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss
-    (AttentiveNAS), ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small
-    resolutions. ``nested``: one network of a ladder in each step (SortedNet). ``lr`` is for ``batch_size`` images.
+    """``schedule``: how the supernet is trained. ``progressive``: progressive shrinking, ``published`` with the lengths
+    and learning rates of the paper, which are for hundreds of epochs. ``sandwich``: the largest, the smallest and two
+    other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half of the epochs
+    (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss (AttentiveNAS),
+    ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small resolutions.
+    ``nested``: one network of a ladder in each step (SortedNet). ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
     scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure; by

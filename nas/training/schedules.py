@@ -112,6 +112,11 @@ def progressive_shrinking(epochs: int, lr: float, axes: set[str], plan: Shrinkin
     return tuple(out)
 
 
+def published_shrinking(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
+    """``progressive_shrinking`` with the published lengths and rates (``PUBLISHED``), for hundreds of epochs."""
+    return progressive_shrinking(epochs, lr, axes, PUBLISHED)
+
+
 def sandwich(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
     """A single phase by the sandwich rule with in-place distillation."""
     return (Phase("sandwich", epochs, lr, 4, dict.fromkeys(axes, _ALL), "in_place", _warmup(epochs)),)
@@ -187,6 +192,7 @@ def _warmup(epochs: int) -> float:
 
 SCHEDULES: dict[str, Schedule] = {
     "progressive": progressive_shrinking,
+    "published": published_shrinking,
     "sandwich": sandwich,
     "delayed": delayed,
     "nested": nested,

@@ -122,7 +122,7 @@ def test_the_examples_are_specs_whose_names_exist() -> None:
     for path in examples:
         spec = read_spec(SearchSpec, path)
         registry.load_space(spec.space.name)
-        registry.load_strategy(spec.strategy.name)
+        parse_spec(registry.load_strategy(spec.strategy.name).params_model, spec.strategy.params)
         registry.load_dataset(spec.data.name)
 
 
