@@ -50,6 +50,7 @@ def heeds_sigint() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("heeds_sigint")
 def test_an_interrupted_demo_says_what_is_left_and_stops_its_service(tmp_path: Path) -> None:
     home = tmp_path / "home"

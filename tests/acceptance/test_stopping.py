@@ -96,6 +96,7 @@ def session(home: Path) -> Path | None:
     return None
 
 
+@pytest.mark.long
 def test_service_survives_killed_processes_and_stops_in_time(home: Path, store: Store) -> None:
     with serving(home, parallel_jobs="2") as service:
         service.wait_for_line("hwnas is ready: http://127.0.0.1:")

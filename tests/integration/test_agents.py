@@ -812,6 +812,7 @@ def until(condition: Callable[[], Any], seconds: float = 180.0) -> Any:
     raise AssertionError("nothing happened")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("store", ["sqlite"], indirect=True)
 def test_two_agents_of_which_one_is_killed_while_measuring(store: Store, tmp_path: Path, clock: fakes.Clock) -> None:

@@ -180,6 +180,7 @@ def test_cuts_are_measured_no_longer_than_the_time_limit(tmp_path: Path) -> None
     assert front_of(NO_TRAINING, state).members
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("search", ["compressed", "trained"])
 def test_a_search_that_is_cut_anywhere_ends_the_same(search: str, request: pytest.FixtureRequest) -> None:

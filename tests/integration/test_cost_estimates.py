@@ -107,6 +107,7 @@ def test_peak_memory_is_that_since_it_was_forgotten() -> None:
 # Stages
 
 
+@pytest.mark.long
 def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     device = RuleDevice()
     cost = estimate_cost(tmp_path, problem(), device=device, refit=RuleRefitter())
@@ -131,6 +132,7 @@ def test_every_stage_of_a_search_says_what_it_takes(tmp_path: Path) -> None:
     assert "not known beforehand" in cost.stages[5].note
 
 
+@pytest.mark.long
 def test_more_of_everything_costs_more(tmp_path: Path) -> None:
     small = estimate_cost(tmp_path, problem())
     more = SPEC.model_copy(
@@ -145,6 +147,7 @@ def test_more_of_everything_costs_more(tmp_path: Path) -> None:
         assert b.steps > 2 * a.steps
 
 
+@pytest.mark.long
 def test_a_reused_supernet_costs_no_training(tmp_path: Path) -> None:
     p = problem()
     events = run_search(
@@ -179,6 +182,7 @@ def test_a_stage_that_cannot_say_what_it_takes_is_named_and_gets_no_number(tmp_p
     assert cost.seconds == estimate.seconds
 
 
+@pytest.mark.long
 def test_what_is_finished_costs_nothing(tmp_path: Path) -> None:
     p = problem()
     state = SearchState(finished={"estimate": {}, "train": {}, "verify": {}, "export": {}})
@@ -207,6 +211,7 @@ def test_bounds_leave_open_how_many_networks_will_be_verified(tmp_path: Path) ->
     assert (estimate_of_all.low_s or 0.0) < 0.5 * (free.low_s or 0.0)
 
 
+@pytest.mark.long
 def test_a_worker_prices_a_search_as_it_would_run_it(tmp_path: Path) -> None:
     p, _, resources = prepare(SPEC, tmp_path)
     predictor = PredictorBlob("bayesian_linear", resources.blobs.put(dump_predictor(p.predictor)))

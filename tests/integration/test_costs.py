@@ -169,6 +169,7 @@ def bounded(**bounds: float | None) -> Any:
     )
 
 
+@pytest.mark.long
 def test_a_search_keeps_a_bound_on_memory(tmp_path: Path) -> None:
     ranges = profile_space(problem().space, None).values
     bound = float(np.quantile(ranges["peak_bytes"], 0.3))

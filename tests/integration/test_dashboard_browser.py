@@ -112,6 +112,7 @@ def test_running_search_updates_by_itself(page: Any, dashboard: ServedDashboard)
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_hover_names_the_candidate_and_click_opens_it(page: Any, full: str, finished: str) -> None:
     page.goto(f"{full}/searches/{finished}")
     x, y, arch = chart_point(page, "search.measured.verified", 2)
@@ -137,6 +138,7 @@ def test_chart_separates_predicted_and_measured_axes(page: Any, full: str, finis
     expect(page.locator(".pareto")).not_to_contain_text("Measured")
 
 
+@pytest.mark.long
 def test_rank_correlation_has_a_matrix_for_every_decision(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
     with Client(dashboard.url) as nas:
@@ -239,6 +241,7 @@ def test_stars_and_notes_are_written_on_the_page(page: Any, dashboard: ServedDas
         nas.set_mark(finished, MarkBody())
 
 
+@pytest.mark.long
 def test_form_shows_the_spec_keeps_its_input_and_submits(page: Any, full: str) -> None:
     page.goto(f"{full}/submit")
     page.get_by_label("Name").fill("from the form")

@@ -48,6 +48,7 @@ def test_networks_are_compared(page: Any, dashboard: ServedDashboard, finished: 
     expect(page.locator("tr", has_text="Test accuracy (measured)")).to_contain_text("points")
 
 
+@pytest.mark.long
 def test_insights_and_log_are_read_when_they_are_opened(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
     page.locator("summary", has_text="Which decisions matter").click()
@@ -62,6 +63,7 @@ def test_insights_and_log_are_read_when_they_are_opened(page: Any, dashboard: Se
     expect(page.get_by_role("log")).to_contain_text(line.text)
 
 
+@pytest.mark.long
 def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
     chart = page.locator(".pareto")

@@ -114,6 +114,7 @@ def test_delete_asks_for_confirmation_and_returns_to_the_list(page: Any, dashboa
     expect(page.locator("a.lrow", has_text=CANCELLED)).to_have_count(0)
 
 
+@pytest.mark.long
 def test_fork_shows_errors_opens_the_child_and_protects_the_parent(page: Any, dashboard: ServedDashboard) -> None:
     finished = dashboard.search_id(FINISHED)
     page.goto(f"{dashboard.url}/searches/{finished}")
@@ -169,6 +170,7 @@ def test_reader_sees_no_actions(page: Any, reader: ServedDashboard) -> None:
     expect(page.get_by_role("link", name="Log out")).to_have_attribute("href", "/logout")
 
 
+@pytest.mark.long
 def test_several_searches_are_selected_and_paused(page: Any, full: str) -> None:
     page.goto(f"{full}/submit")
     for _ in range(2):
@@ -256,6 +258,7 @@ def test_token_is_created_shown_once_and_revoked(page: Any, full: str) -> None:
     expect(page.get_by_text("hwnas_")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_hundreds_of_searches_are_paged(page: Any) -> None:
     with served("many") as dashboard:
         page.goto(dashboard.url)
@@ -273,6 +276,7 @@ def test_hundreds_of_searches_are_paged(page: Any) -> None:
         expect(button(page, "Older")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_onboarding_is_cancelled_and_retried_and_its_device_is_renamed_and_deleted(
     page: Any, dashboard: ServedDashboard
 ) -> None:

@@ -54,6 +54,7 @@ def service(home: Path, **settings: str) -> Iterator[str]:
         child.wait(timeout=30)
 
 
+@pytest.mark.long
 def test_pages_of_an_empty_service_open(page: Any, tmp_path: Path) -> None:
     with service(tmp_path) as url:
         for path, heading in (
@@ -97,6 +98,7 @@ def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) ->
         page.goto("about:blank")
 
 
+@pytest.mark.long
 def test_data_set_is_uploaded_checked_and_deleted(page: Any, tmp_path: Path) -> None:
     colour_folder(tmp_path / "pets")
     archive = shutil.make_archive(str(tmp_path / "pets"), "zip", tmp_path / "pets")
@@ -130,6 +132,7 @@ def test_token_authenticates(page: Any, tmp_path: Path) -> None:
         page.goto("about:blank")
 
 
+@pytest.mark.long
 def test_device_of_a_fleet_is_selected_at_the_chart(page: Any, tmp_path: Path) -> None:
     with open_store(f"sqlite:///{tmp_path / 'hwnas.db'}", str(tmp_path / "blobs")) as store:
         fakes.add_device(store)

@@ -28,6 +28,7 @@ def write(path: Path, seed: int = 0) -> DataSpec:
     return DataSpec(name="npz", path=str(path))
 
 
+@pytest.mark.long
 def test_a_later_attempt_on_other_images_is_refused_before_any_stage(tmp_path: Path) -> None:
     problem = engine.problem()
     resources = engine.Resources(engine.FolderBlobs(tmp_path), engine.RuleDevice(), lambda: 0.0)

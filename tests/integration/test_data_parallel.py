@@ -121,6 +121,7 @@ def of_one_rank(folder: Path) -> Mapping[str, torch.Tensor]:
     return net_of(folder, list(STAGE.run(problem(SMALL), resources, SearchState())))
 
 
+@pytest.mark.long
 def test_two_ranks_train_as_one(cluster: RayCluster, folder: Path, of_one_rank: Mapping[str, torch.Tensor]) -> None:
     events, outcome = run_on_ranks(cluster, folder)
     assert outcome.status == "succeeded", outcome.message

@@ -425,6 +425,7 @@ def test_backpressure_slows_a_job_without_losing_events(store: Store, watched: O
     assert view.stages[0].done == 50_000
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("act", ["spin", "sleep"])
 def test_silent_job_keeps_its_lease_and_its_stacks_are_logged(

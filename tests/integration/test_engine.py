@@ -80,6 +80,7 @@ class KeepingDevice(RuleDevice):
         yield from super().__call__(models, profile, networks)
 
 
+@pytest.mark.long
 def test_a_search_in_int8_scores_verifies_and_exports_int8_models(
     finished_search: tuple[list[Event], Path],
 ) -> None:
@@ -126,6 +127,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(finished_search: tuple[list
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_takes_the_explorer_that_its_spec_names_and_ends_the_same_when_cut(tmp_path: Path) -> None:
     params = {**SPEC.strategy.params, "explorer": "bayesian"}
@@ -174,6 +176,7 @@ def test_a_bound_that_nothing_meets_is_refused_with_the_lowest_reachable(tmp_pat
         list(run(tmp_path, problem(impossible)))
 
 
+@pytest.mark.long
 def test_a_full_disk_is_said_and_training_goes_on_until_nothing_can_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +218,7 @@ def mixed_problem(supernet: str) -> Problem:
     return replace(p, predictor=MixedPredictor(), profile=profile)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_in_mixed_precision_allocates_verifies_and_exports_what_it_found(
     finished_search: tuple[list[Event], Path],

@@ -254,6 +254,7 @@ def test_subspaces_are_disjoint_and_complete_and_sample_their_own_networks(parti
             assert len({space.input_shape(a) for a in sampled_genes_NG}) == 1
 
 
+@pytest.mark.long
 def test_sub_supernets_inherit_all_weights_and_then_are_independent() -> None:
     space = spaces()[0]
     net = space.supernet(3)
@@ -347,6 +348,7 @@ def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[l
         assert isinstance(supernet_from_weights(problem(SPEC).space, 0, weights or {}), RoutedSupernet) == divided
 
 
+@pytest.mark.long
 def test_a_search_that_is_cut_ends_the_same_and_repeats_one_part_at_most(
     finished_search: tuple[list[Event], Path],
 ) -> None:
@@ -385,6 +387,7 @@ def test_another_bound_on_the_same_parts_trains_nothing(finished_search: tuple[l
     assert front_of(SPEC, state).final
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", ["exhaustive", "random"])
 def test_mobile_networks_are_split_as_well(split: str, tmp_path: Path) -> None:
     params = {**PARAMS, "split": split, "subspaces": 4, "rank_networks": 0, "warmup_epochs": 1}  # nothing to compare

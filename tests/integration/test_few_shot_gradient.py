@@ -246,6 +246,7 @@ def until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
             return
 
 
+@pytest.mark.long
 def test_parts_that_are_searched_by_gradient_give_the_first_candidates(tmp_path: Path) -> None:
     events = stored(list(run(tmp_path, problem(SPEC))))
     state = fold_all(events)

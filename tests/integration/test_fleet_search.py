@@ -143,6 +143,7 @@ def test_a_search_for_each_that_is_cut_ends_the_same(search_for_each: tuple[list
     assert len(fleet.asked) == sum(isinstance(e, Measured) for e in events) - len(done)
 
 
+@pytest.mark.long
 def test_the_worst_case_is_verified_everywhere_and_within_every_bound(
     search_for_each: tuple[list[Event], Path],
 ) -> None:

@@ -125,6 +125,7 @@ def pointed(body: Any, text: str, path: dict[str, str]) -> Any:
     return body
 
 
+@pytest.mark.long
 def test_malformed_requests_are_refused_and_harm_nothing() -> None:
     done = malformed.bench(250, seed=1)
     assert done["requests"] == 250

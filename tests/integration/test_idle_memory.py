@@ -16,6 +16,7 @@ pytestmark = [
 UNUSED = ("dashboard.py", "monitor.py", "log_monitor.py", "ray::IDLE")  # of Ray
 
 
+@pytest.mark.long
 def test_idle_service_runs_little_and_takes_little_memory(tmp_path: Path) -> None:
     with idle_service(tmp_path) as pid:
         sizes = sizes_mb(pid)

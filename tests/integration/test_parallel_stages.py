@@ -191,6 +191,7 @@ def processes(title: str) -> list[int]:
     return process_ids
 
 
+@pytest.mark.long
 def test_interrupted_parallel_training_equals_sequential_training(
     cluster: RayCluster, before: list[Event], expected: list[Event]
 ) -> None:
@@ -229,6 +230,7 @@ def test_stages_run_in_parallel_and_share_the_cores(cluster: RayCluster, tmp_pat
     assert threads("end") == [2]
 
 
+@pytest.mark.long
 def test_failing_stage_fails_the_job_and_ends_the_remaining_stages(cluster: RayCluster, tmp_path: Path) -> None:
     with pytest.raises(HwnasError, match=f"died {RETRIES + 1} times in a row"):
         list(follow(start(cluster, run="told", acts=["die"], folder=str(tmp_path))))

@@ -89,6 +89,7 @@ def test_no_reference_is_on_a_front(finished_search: tuple[list[Event], Path]) -
     assert len(reference_table.of_origin("reference")) == 3
 
 
+@pytest.mark.long
 def test_a_search_that_is_cut_among_its_references_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
     events, folder = finished_search
     expected = fold_all(events)

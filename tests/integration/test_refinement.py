@@ -226,6 +226,7 @@ def test_a_search_looks_again_around_a_hole_and_keeps_its_bound(refined_search: 
     assert len(after.of("search")) == len(after.of("baseline")) > 64  # the baseline was given as much
 
 
+@pytest.mark.long
 def test_a_search_that_is_cut_anywhere_learns_the_same(refined_search: tuple[list[Event], Path]) -> None:
     events, folder = refined_search
     expected = fold_all(events)
@@ -286,6 +287,7 @@ def test_networks_outside_the_domain_come_first_whatever_their_rank() -> None:
     assert len(verify.measured_first(points, 40)) == 12
 
 
+@pytest.mark.long
 def test_extrapolations_on_the_front_are_measured_in_rounds_even_if_no_bound_breaks(tmp_path: Path) -> None:
     def few_verified(reexplore: int) -> SearchState:
         p = problem(reexplore, bound=None)
@@ -446,6 +448,7 @@ def test_a_predictor_that_cannot_be_fitted_anew_is_said_to_be_so(tmp_path: Path)
     assert "too little is known of device" in fold_all(events).warnings[0]
 
 
+@pytest.mark.long
 def test_a_worker_feeds_back_to_the_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """From a claim to a new version, with everything in between but the measuring itself."""
     monkeypatch.undo()  # a real supernet, real models

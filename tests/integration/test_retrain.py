@@ -123,6 +123,7 @@ def test_what_is_exported_has_its_own_weights(retrained_search: tuple[list[Event
     assert point.metrics["test_accuracy"] == pytest.approx(exported.report["accuracy_onnx"], abs=0.9)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_that_is_cut_anywhere_ends_the_same(retrained_search: tuple[list[Event], Path]) -> None:
     events, folder = retrained_search
@@ -136,6 +137,7 @@ def test_a_search_that_is_cut_anywhere_ends_the_same(retrained_search: tuple[lis
         assert state.finished["verify"] == expected.finished["verify"]
 
 
+@pytest.mark.long
 def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial(tmp_path: Path) -> None:
     p = problem(RETRAINED.model_copy(update={"retrain": RETRAIN_SPEC.model_copy(update={"trials": 2})}))
     first_events = list(two_candidates(p))
@@ -195,6 +197,7 @@ def test_divergence_is_told_and_if_nothing_is_left_the_search_ends(
     assert any(isinstance(e, Warned) and "diverged" in e.message for e in events_so_far)
 
 
+@pytest.mark.long
 def test_training_alone_learns(tmp_path: Path) -> None:
     """On the digits, a network without any inherited weight reaches what chance never does."""
     spec = SPEC.model_copy(
@@ -212,6 +215,7 @@ def test_training_alone_learns(tmp_path: Path) -> None:
     assert all("trained_deviation" not in point.metrics for point in state.candidates.values())
 
 
+@pytest.mark.long
 def test_networks_that_others_dominate_get_no_further_trials(tmp_path: Path) -> None:
     """However the search is cut; and what that saves is told."""
     settings = RetrainSpec(networks=4, epochs=2, trials=3, seeds=1, batch_size=40)

@@ -234,6 +234,7 @@ SPEC = SearchSpec(
 )
 
 
+@pytest.mark.long
 def test_an_ensemble_search_ends_with_a_verified_front_and_the_same_when_resumed(tmp_path: Path) -> None:
     events = stored(list(run(tmp_path, problem(SPEC))))
     expected = fold_all(events)

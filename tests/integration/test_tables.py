@@ -293,6 +293,7 @@ def test_ten_samples_of_a_new_device_beside_a_table_of_others(plugins: None, tmp
     assert [type(e) for e in events].count(StageFinished) == 2
 
 
+@pytest.mark.long
 def test_a_table_of_one_device_is_learned_by_the_family_that_was_asked_for(plugins: None, tmp_path: Path) -> None:
     genes, ms = family_of_devices(1, 600)
     rows = [("arch", "ms"), *(("-".join(map(str, g)), v) for g, v in zip(genes, ms[0], strict=True))]
@@ -327,6 +328,7 @@ def test_a_roofline_is_the_longer_of_computing_and_moving() -> None:
     assert slow_processor == pytest.approx(22 * operations / 1e6 * 1e3)
 
 
+@pytest.mark.long
 def test_a_virtual_device_is_estimated_and_never_measured(plugins: None, tmp_path: Path) -> None:
     spec = DeviceSpec(
         name="chip", source="roofline", roofline=RooflineSpec(flops_per_s=1e9, bytes_per_s=1e9), samples=120

@@ -85,6 +85,7 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchSp
     return (folder, spec, *searched(folder, spec))
 
 
+@pytest.mark.long
 def test_a_search_minimises_the_error_of_a_regression(
     regression: tuple[Path, SearchSpec, SearchState, Dataset],
 ) -> None:

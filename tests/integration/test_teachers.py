@@ -218,6 +218,7 @@ def test_the_parent_teaches_with_its_own_weights(blobs: FolderBlobs, supernet: s
     assert all(torch.equal(tensor, expected[name]) for name, tensor in teacher.module.state_dict().items())
 
 
+@pytest.mark.long
 def test_a_dry_run_measures_what_the_teacher_takes(
     blobs: FolderBlobs, supernet: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

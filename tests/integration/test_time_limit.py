@@ -74,6 +74,7 @@ def warnings_of(events: list[Event]) -> list[Warned]:
     return [e for e in events if isinstance(e, Warned) and "time limit" in e.message]
 
 
+@pytest.mark.long
 def test_exploration_ends_after_the_present_round(tmp_path: Path) -> None:
     events = run_until(tmp_path, LIMITED, lambda e: isinstance(e, Evaluated))
     state = fold_all(events)
@@ -105,6 +106,7 @@ def test_gradient_search_ends_early_with_the_run_that_it_has(tmp_path: Path) -> 
     require_complete(state, GRADIENT)
 
 
+@pytest.mark.long
 def test_search_within_its_time_is_not_changed(tmp_path: Path) -> None:
     events = run_until(tmp_path, LIMITED, lambda _: False)
     assert warnings_of(events) == []
@@ -143,6 +145,7 @@ def is_checkpoint(name: str) -> Callable[[Event], bool]:
     return lambda e: isinstance(e, Checkpoint) and e.stage == name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("spec", "is_over", "cut"),
     [
@@ -189,6 +192,7 @@ RETRAINED = LIMITED.model_copy(
 )
 
 
+@pytest.mark.long
 def test_retraining_ends_after_the_epoch_with_all_networks_trained(tmp_path: Path) -> None:
     """Time is up in the first trial of the first network: the others get an epoch each, and no second trial."""
     events = run_until(tmp_path, RETRAINED, lambda e: isinstance(e, Progress) and e.stage == "retrain")

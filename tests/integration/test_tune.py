@@ -122,6 +122,7 @@ def run(cluster: RayCluster, job: str, events: Sequence[Mapping[str, Any]] = ())
     return records
 
 
+@pytest.mark.long
 def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: RayCluster) -> None:
     records = run(cluster, "plan")
     first = {r["id"]: r for r in records if r["kind"] == "first"}
@@ -138,6 +139,7 @@ def test_bad_trial_is_pruned_and_ended_trials_are_not_repeated(cluster: RayClust
     assert again["b.0"]["scores"] == first["b.0"]["scores"]
 
 
+@pytest.mark.long
 def test_trials_end_and_others_do_not_begin_when_time_is_up(cluster: RayCluster) -> None:
     records = run(cluster, "cut")
     assert [(r["id"], r["status"], len(r["scores"]), r["blob"]) for r in records] == [
@@ -146,6 +148,7 @@ def test_trials_end_and_others_do_not_begin_when_time_is_up(cluster: RayCluster)
     ]
 
 
+@pytest.mark.long
 def test_retrain_stage_runs_its_trials_on_ray(cluster: RayCluster) -> None:
     before = [encode(event) for event in two_candidates(problem(SPEC_OF_TWO))]
     state = fold_all(decode(r) for r in [*before, *run(cluster, "stage", before)])

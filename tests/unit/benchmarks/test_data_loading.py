@@ -9,6 +9,7 @@ from benchmarks import data_loading
 from tests.support.image_files import encoded, random_images
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_source_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data_loading, "SPEED_S", 0.2)

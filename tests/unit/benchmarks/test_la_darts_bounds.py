@@ -43,6 +43,7 @@ def test_the_table_tells_every_cell_by_its_features_and_by_its_id(planted: tuple
     assert measured == [table.latency_ms_N[table.row_of[name]] for name in few_cells]
 
 
+@pytest.mark.long
 def test_derived_cells_meet_their_bounds_by_the_table_and_are_verified(
     planted: tuple[NasBench201, LatencyTable],
 ) -> None:

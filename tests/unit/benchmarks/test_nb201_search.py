@@ -144,6 +144,7 @@ def test_images_come_from_all_classes(tmp_path: Path) -> None:
         assert (split.images_NCHW[:, 0].mean((1, 2)) / 60).round().tolist() == split.labels.tolist()
 
 
+@pytest.mark.long
 def test_all_ways_of_ranking_cost_as_much_and_none_is_undivided_by_mistake(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

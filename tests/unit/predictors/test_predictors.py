@@ -173,6 +173,7 @@ def run_onboarding(space: SearchSpace, device: FakeDevice, folder: Path, state: 
     return onboard(spec, space, export, device, lambda *_: profile(), open_blobs(str(folder)), state, clock)
 
 
+@pytest.mark.long
 def test_layers_are_measured_first_where_the_predictor_composes_them(space: SearchSpace, tmp_path: Path) -> None:
     """Of a device on which a network takes half of its layers' times, and a tenth of a millisecond."""
     requested: list[str] = []

@@ -371,6 +371,7 @@ def test_a_profile_of_an_earlier_protocol_is_read_as_such() -> None:
         next(measure([canary_model()], replace(profile_of_machine, protocol=old.protocol)))
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_real_model_is_measured_in_processes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "LOOKS", 3)

@@ -156,6 +156,7 @@ def test_gates_close_until_half_of_them_are_open(chain: ReadModel, images: Tenso
     assert 1 <= (scores > 0).sum() <= 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("criterion", [trainable_gate, bip])
 @pytest.mark.parametrize("name", ["efficientnet", "densenet", "vit_fused", "grouped_resnet"])
 def test_learned_criteria_score_the_groups_of_all_kinds_of_models(

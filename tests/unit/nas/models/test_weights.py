@@ -61,6 +61,7 @@ def arrays(state: dict[str, torch.Tensor]) -> dict[str, Any]:
     return {name: tensor.numpy() for name, tensor in state.items()}
 
 
+@pytest.mark.long
 def test_a_file_of_weights_replaces_those_of_the_model(
     exported: Path, other: torch.nn.Module, state: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

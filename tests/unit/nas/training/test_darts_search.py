@@ -279,6 +279,7 @@ def test_pc_darts_trains_alphas_in_a_short_search(data: Dataset) -> None:
     assert float((learning.model.alphas.detach() - before).abs().max()) > 1e-3
 
 
+@pytest.mark.long
 def test_sd_darts_differs_from_darts_in_a_short_search(data: Dataset) -> None:
     base, taught = (begin(data, preset=p, epochs=5, tune_epochs=0, batch_size=40) for p in ("darts", "sd_darts"))
     finish(base)
@@ -407,6 +408,7 @@ def test_partial_channels_leave_the_others_alone(data: Dataset) -> None:
             assert not torch.allclose(tensor[:part, :part], fresh[name][:part, :part], rtol=1e-3, atol=0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "changes",
     [

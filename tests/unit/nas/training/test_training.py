@@ -54,6 +54,7 @@ def weights_after(
     return last
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", [progressive_shrinking, sandwich, delayed, attentive_best])
 def test_resuming_at_any_step_ends_in_the_same_weights(schedule: object, space: SearchSpace, data: Dataset) -> None:
     assert callable(schedule)
@@ -218,6 +219,7 @@ def test_shrinking_makes_small_networks_good(data: Dataset, space: SearchSpace) 
     assert shrunk > 60.0
 
 
+@pytest.mark.long
 def test_a_supernet_with_averages_and_mixed_images_resumes(space: SearchSpace, data: Dataset) -> None:
     recipe = SupernetRecipe(
         progressive_shrinking(1, 0.05, samplers.axes(space.decisions)),

@@ -122,6 +122,7 @@ def test_a_service_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) 
         pass
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_port_in_use_that_nobody_asked_for_is_given_way(tmp_path: Path) -> None:
     console = screen()

@@ -34,6 +34,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunData]:
         yield lambda *words: CliRunner().invoke(app, ["data", *words])
 
 
+@pytest.mark.long
 def test_a_folder_is_added_listed_shown_checked_and_deleted(run: RunData, tmp_path: Path) -> None:
     colour_folder(tmp_path / "pets")
     assert "no data sets yet" in run("list").stdout

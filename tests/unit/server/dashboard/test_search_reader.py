@@ -159,6 +159,7 @@ def test_page_of_running_search_makes_at_most_two_calls_a_second(search: Running
     assert calls["stream"] <= 1  # the first reading opened it
 
 
+@pytest.mark.long
 def test_snapshot_after_following_equals_a_fresh_one(search: RunningSearch) -> None:
     search.append(candidates(0, LIMIT - 100))
     search.reader.read()

@@ -296,6 +296,7 @@ def test_any_job_history_on_sqlite() -> None:
     run_state_machine_as_test(Life, settings=lives(15, 40))
 
 
+@pytest.mark.long
 @pytest.mark.postgres
 def test_any_job_history_on_postgresql(tmp_path: Path, postgres: str) -> None:
     names = itertools.count()

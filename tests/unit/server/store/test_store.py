@@ -678,6 +678,7 @@ def test_workers_are_counted_while_they_send_heartbeats(store: Store, clock: fak
     assert store.queries.counts(30.0) == (0, 0, 0)
 
 
+@pytest.mark.long
 def test_candidates_outside_the_domain_are_counted_and_shown(store: Store, search: str) -> None:
     flags = {(0, 0, 0): True, (1, 1, 1): False, (3, 3, 3): True}
     evaluated = [replace(fakes.candidate(g, 60.0 + sum(g)), extrapolated=flag) for g, flag in flags.items()]
