@@ -101,6 +101,7 @@ def raylets_of(store: Store, searches: Sequence[str]) -> list[int]:
     return parents
 
 
+@pytest.mark.long
 def test_nodes_have_labels_and_listen_on_loopback_only(cluster: RayCluster) -> None:
     import ray
 

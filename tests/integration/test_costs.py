@@ -74,6 +74,7 @@ def test_every_space_has_a_case() -> None:
     assert {name for name, _, _ in SPACES} == set(WITHOUT_PARENT)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Constant folding")
 @pytest.mark.parametrize(("name", "params", "shape"), SPACES, ids=[f"{n}-{i}" for i, (n, _, _) in enumerate(SPACES)])
 def test_costs_are_those_of_the_exported_graph(name: str, params: dict[str, Any], shape: ImageShape) -> None:

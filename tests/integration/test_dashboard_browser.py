@@ -227,6 +227,7 @@ def test_finished_search_says_which_network_to_ship(page: Any, dashboard: Served
     expect(card.locator(".recommended")).not_to_have_text(str(best.name))
 
 
+@pytest.mark.long
 def test_stars_and_notes_are_written_on_the_page(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
     page.get_by_role("button", name="star", exact=True).first.click()
@@ -356,6 +357,7 @@ def test_empty_service_shows_first_steps(page: Any, empty: str) -> None:
     expect(page.get_by_text("No devices yet")).to_be_visible()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", ["/", "/searches/5ea4c1", "/submit"])
 def test_unreachable_service_is_a_banner(page: Any, down: str, path: str) -> None:
     page.goto(down + path)
@@ -363,6 +365,7 @@ def test_unreachable_service_is_a_banner(page: Any, down: str, path: str) -> Non
     expect(page.get_by_text("Traceback")).to_have_count(0)
 
 
+@pytest.mark.long
 def test_theme_follows_the_system_and_can_be_switched(page: Any, full: str) -> None:
     def background() -> str:
         return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))

@@ -22,6 +22,7 @@ def finished(dashboard: ServedDashboard) -> str:
     return dashboard.search_id(FINISHED)
 
 
+@pytest.mark.long
 def test_searches_are_compared_from_the_list(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(dashboard.url)
     for name in (FINISHED, THREE):
@@ -97,6 +98,7 @@ def test_pages_have_no_serious_findings_of_axe(page: Any, dashboard: ServedDashb
     assert serious == []
 
 
+@pytest.mark.long
 def test_keyboard_reaches_the_decision(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     page.goto(f"{dashboard.url}/searches/{finished}")
     expect(page.locator(".recommended")).to_be_visible()

@@ -12,7 +12,7 @@ import pytest
 from tests.support.browsing import MARKS, ServedDashboard, served
 from tests.support.seeded_dashboard import CANCELLED, FAILED, FINISHED, PAUSED, QUARANTINED, QUEUED, RUNNING, THREE
 
-pytestmark = MARKS
+pytestmark = [*MARKS, pytest.mark.long]
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
 expect = sync_api.expect
 
@@ -33,6 +33,7 @@ def history(page: Any) -> list[str]:
     return [text.split()[-1] for text in reversed(badges)]
 
 
+@pytest.mark.long
 def test_running_search_is_paused_and_resumed(page: Any, dashboard: ServedDashboard) -> None:
     page.goto(f"{dashboard.url}/searches/{dashboard.search_id(RUNNING)}")
     button(page, "Pause").click()
@@ -147,6 +148,7 @@ def test_fork_shows_errors_opens_the_child_and_protects_the_parent(page: Any, da
     expect(button(page, "Delete")).to_be_enabled()
 
 
+@pytest.mark.long
 def test_reader_sees_no_actions(page: Any, reader: ServedDashboard) -> None:
     page.goto(reader.url)
     page.get_by_label("API token").fill(reader.token)

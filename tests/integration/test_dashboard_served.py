@@ -70,6 +70,7 @@ def test_pages_of_an_empty_service_open(page: Any, tmp_path: Path) -> None:
         page.goto("about:blank")  # its socket would notice that the service goes
 
 
+@pytest.mark.long
 def test_model_is_uploaded_and_its_report_is_drawn(page: Any, tmp_path: Path) -> None:
     exported = save_exported(mobilenet_v2(), tmp_path / "signs.pt2")
     blobs = str(tmp_path / "blobs")

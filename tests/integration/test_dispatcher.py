@@ -458,6 +458,7 @@ def test_silent_job_keeps_its_lease_and_its_stacks_are_logged(
     assert "run_fake_job" in text if act == "spin" else "(stopped)" in text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("running")
 def test_worker_that_ignores_ray_is_killed(store: Store, watched: ObservedJobs) -> None:

@@ -193,6 +193,7 @@ def test_noise_predicts_no_gain(choices: int) -> None:
     assert gains <= 20
 
 
+@pytest.mark.long
 def test_a_space_that_stays_whole_trains_for_as_long_as_its_subspaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,6 +111,7 @@ def search_for_each(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Even
     return stored(list(run(folder, problem(FleetSpec(devices=(WIDE, DEEP), front="each"))))), folder
 
 
+@pytest.mark.long
 def test_one_training_gives_each_device_a_front_of_its_own(search_for_each: tuple[list[Event], Path]) -> None:
     events, _ = search_for_each
     state = fold_all(events)
@@ -131,6 +132,7 @@ def test_one_training_gives_each_device_a_front_of_its_own(search_for_each: tupl
     assert state.exports
 
 
+@pytest.mark.long
 def test_a_search_for_each_that_is_cut_ends_the_same(search_for_each: tuple[list[Event], Path]) -> None:
     events, folder = search_for_each
     complete = fold_all(events)
@@ -205,6 +207,7 @@ def work(store: Store, folder: Path) -> None:
     assert store.jobs.finish(lease, "succeeded")
 
 
+@pytest.mark.long
 def test_two_virtual_devices_from_their_figures_to_their_fronts(store: Store, tmp_path: Path) -> None:
     """Each has a front of one search; then the worst case over both goes on from it, without any training."""
     api = TestClient(create_app(Settings(home=tmp_path), store), "http://127.0.0.1")

@@ -75,6 +75,7 @@ def search(space: OwnModel, spec: SearchSpec, folder: Path) -> SearchState:
     return fold_all(run_search(problem, stages_of(problem), resources, SearchState()))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["progressive", "sandwich"])
 def test_a_supernet_is_trained_from_the_parent_and_searched(schedule: str, tmp_path: Path) -> None:
     params = {"schedule": schedule, "epochs": 2, "batch_size": 32, "lr": 0.02}

@@ -221,6 +221,7 @@ def test_interrupted_parallel_training_equals_sequential_training(
     assert f"continues after step {steps_of(later_events[:at])[mortal][-1]}" in warning.message
 
 
+@pytest.mark.long
 def test_stages_run_in_parallel_and_share_the_cores(cluster: RayCluster, tmp_path: Path) -> None:
     def threads(*acts: str) -> list[int]:
         task = start(cluster, run="told", acts=acts, folder=str(tmp_path))

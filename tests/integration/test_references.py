@@ -44,6 +44,7 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Even
     return stored(list(run(folder, problem(REFERRING)))), folder
 
 
+@pytest.mark.long
 def test_references_are_scored_retrained_and_measured(finished_search: tuple[list[Event], Path]) -> None:
     state = fold_all(finished_search[0])
     assert tuple(state.finished) == stage_names(REFERRING)

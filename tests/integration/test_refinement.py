@@ -242,6 +242,7 @@ def test_a_search_that_is_cut_anywhere_learns_the_same(refined_search: tuple[lis
         assert device.measured == sum(isinstance(e, Measured) for e in events) - done
 
 
+@pytest.mark.long
 def test_how_often_it_looks_again_is_bounded_and_can_be_none(
     refined_search: tuple[list[Event], Path], tmp_path: Path
 ) -> None:
@@ -381,6 +382,7 @@ def test_nonsense_is_not_fed_back() -> None:
         refitted(FIRST, ONBOARDED_DATA, SPACE, few_genes_NG[:, :-1], np.array([1.0]))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("family", ["auto", "graph"])
 def test_every_family_that_learns_a_device_alone_can_be_fed_back_to(family: str, tmp_path: Path) -> None:
     training_data = onboarded(n=40)
@@ -412,6 +414,7 @@ def beside(kin: Knowledge, data: DeviceMeasurements) -> LatencyPredictor:
     return fit_transfer(kin.tables, SPACE, data.genes_NG, data.latency_ms_N).predictor
 
 
+@pytest.mark.long
 def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_can_stand_alone(tmp_path: Path) -> None:
     kin, mine, fed = relatives(networks=34), relative_ms(9), POOL[1000:1120]
     training_data = DeviceMeasurements(POOL[100:110], mine(POOL[100:110]), np.zeros(10, dtype=bool))
@@ -433,6 +436,7 @@ def test_a_device_that_was_learned_from_relatives_learns_beside_them_until_it_ca
     assert not can_learn(first, 3, 5, kin)
 
 
+@pytest.mark.long
 def test_a_handful_of_older_networks_is_enough_to_judge_a_version() -> None:
     few_genes_NG, mine = POOL[200:230], relative_ms(9)
     training_data = DeviceMeasurements(few_genes_NG[:4], mine(few_genes_NG[:4]), np.zeros(4, dtype=bool))

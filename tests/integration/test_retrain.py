@@ -66,6 +66,7 @@ def retrained_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Eve
     return stored(list(run(folder, problem(RETRAINED)))), folder
 
 
+@pytest.mark.long
 def test_the_front_is_that_of_the_retrained(retrained_search: tuple[list[Event], Path]) -> None:
     state = fold_all(retrained_search[0])
     assert list(state.finished) == ["estimate", "train", "explore", "retrain", "verify", "refine", "export"]
@@ -155,6 +156,7 @@ def test_training_that_is_cut_after_any_event_ends_the_same_and_repeats_no_trial
         assert not checkpoints & {(e.stage, e.step) for e in after if isinstance(e, Checkpoint)}
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_cells_that_were_found_by_gradient_are_retrained_as_well(tmp_path: Path) -> None:
     params = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40}

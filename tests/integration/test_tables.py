@@ -380,6 +380,7 @@ def _known(genes_NG: Genes, latency_ms_N: Floats) -> DeviceMeasurements:
     return DeviceMeasurements(genes_NG, latency_ms_N, np.zeros(len(genes_NG), dtype=bool))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("predictor", ["transfer", DeviceSpec().predictor])
 def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
     plugins: None, tmp_path: Path, predictor: str
@@ -431,6 +432,7 @@ def test_ten_measurements_of_a_new_device_beside_devices_that_are_known(
         add(spec, SearchState(), ())
 
 
+@pytest.mark.long
 def test_which_devices_are_relatives_of_another(api: TestClient, store: Store) -> None:
     rng = np.random.default_rng(0)
     genes = np.unique(TINY.canonical(sample(TINY.decisions, rng, 200)), axis=0)

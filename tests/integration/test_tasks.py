@@ -237,6 +237,7 @@ def test_a_detector_is_compressed_by_agreement_with_itself(tmp_path: Path) -> No
     assert "It answers as the model that it was made from" in files["model_card.md"].decode()
 
 
+@pytest.mark.long
 def test_a_restart_takes_the_answers_of_the_model_as_they_were_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,6 +108,7 @@ def test_the_largest_network_teaches_with_the_weights_of_the_supernet(blobs: Fol
     assert 0 <= result["teacher_quality"] <= 100
 
 
+@pytest.mark.long
 def test_what_a_student_learns_depends_on_its_teacher(blobs: FolderBlobs, supernet: str) -> None:
     plain = RetrainSpec(**{**STILL, "lr": 0.05, "networks": 1})
     taught = plain.model_copy(update={"teacher": "largest"})
@@ -117,6 +118,7 @@ def test_what_a_student_learns_depends_on_its_teacher(blobs: FolderBlobs, supern
     assert any(not torch.equal(without[name], with_teacher[name]) for name in without)
 
 
+@pytest.mark.long
 def test_training_with_everything_that_is_cut_ends_the_same(blobs: FolderBlobs, supernet: str) -> None:
     spec = RetrainSpec.model_validate(
         {

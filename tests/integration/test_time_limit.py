@@ -166,6 +166,7 @@ def test_few_shot_search_ends_early(
     require_complete(state, spec)
 
 
+@pytest.mark.long
 def test_subspaces_take_one_step_each_when_time_is_up(tmp_path: Path) -> None:
     events = run_until(tmp_path, SPLIT, lambda e: isinstance(e, StageFinished) and e.stage == "split")
     state = fold_all(events)

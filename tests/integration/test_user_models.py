@@ -225,6 +225,7 @@ def test_uploads_are_limited(service: IntakeService, tmp_path: Path, monkeypatch
     assert list(service.store.blobs.list()) == []
 
 
+@pytest.mark.long
 def test_weights_of_another_file_are_stored_with_the_model(
     service: IntakeService, network: torch.nn.Module, exported: Path, tmp_path: Path
 ) -> None:

@@ -228,6 +228,7 @@ def test_scoring_has_a_price(tmp_path: Path) -> None:
     assert all(c.seconds is not None and c.seconds > 0 for c in costs)
 
 
+@pytest.mark.long
 def test_references_of_a_search_without_a_supernet_are_retrained_and_measured(tmp_path: Path) -> None:
     spec = SPEC.model_copy(update={"references": (ReferenceSpec(name="mixed", genes=(1, 2, 3, 0, 2, 3)),)})
     state = fold_all(list(run(tmp_path, problem(spec))))

@@ -91,6 +91,7 @@ def test_two_levels_of_speed_leave_the_undisturbed_time(share: float, slope: flo
             assert measured.p90_ms > 1.2 * truth  # what users of such a machine see
 
 
+@pytest.mark.long
 def test_intervals_hold_the_truth() -> None:
     """Sixty devices disturbed in all ways at once, networks of 0.02 to 5 ms: the interval holds the planted truth in at
     least 93 % of the cases, and is narrow where the machine allows it."""
@@ -156,6 +157,7 @@ def test_truth_is_recovered_on_recorded_traces(busy: int) -> None:
     assert np.mean(held) >= 0.93, held
 
 
+@pytest.mark.long
 def test_a_machine_that_is_never_undisturbed_has_a_wide_interval_that_holds_the_truth() -> None:
     """It takes 1.3 times as long as when it was profiled, throughout: how much of that the network suffers is not
     known, and the interval says so."""

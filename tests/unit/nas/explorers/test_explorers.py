@@ -80,6 +80,7 @@ def test_minimise_beats_random_search_at_equal_evaluations(bound: float) -> None
     assert np.median(nsga2_volumes) > 1.05 * np.median(random_volumes)
 
 
+@pytest.mark.long
 def test_minimise_is_no_worse_than_another_library_at_equal_evaluations() -> None:
     from benchmarks.explorer import contest, hwnas_nsga2, planted_latency, pymoo_documented, pymoo_same_operators
 

@@ -94,6 +94,7 @@ def test_first_order_changes_are_those_of_removing_each_unit(chain: ReadModel) -
     assert scores_of(taylor.unit_scores, chain, images) * 64 * variance == pytest.approx(np.array(changes), rel=0.3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", CASES, ids=str)
 @pytest.mark.parametrize("criterion", ["taylor", "batch_norm_scale", "l2"])
 def test_every_group_of_every_family_gets_an_order(
@@ -141,6 +142,7 @@ def test_the_hypergradient_of_a_linear_loss_is_that_of_its_solved_lower_level() 
     assert found.tolist() == [-2.0, -16.0] == mask.grad.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("criterion", [trainable_gate, bip])
 def test_learned_criteria_give_up_the_unit_without_effect(criterion: object, chain: ReadModel, images: Tensor) -> None:
     before = {name: weight.copy() for name, weight in chain.weights.items()}

@@ -139,7 +139,8 @@ def test_a_checkpoint_of_torch_save_is_refused(tmp_path: Path) -> None:
 
 
 def test_torchscript_is_refused(tmp_path: Path) -> None:
-    torch.jit.save(torch.jit.trace(conv_bn(3, 8).eval(), torch.zeros(1, 3, 4, 4)), tmp_path / "m.pt2")
+    with pytest.deprecated_call():  # torch warns of TorchScript
+        torch.jit.save(torch.jit.trace(conv_bn(3, 8).eval(), torch.zeros(1, 3, 4, 4)), tmp_path / "m.pt2")
     with pytest.raises(InvalidModel, match=r"expected a program of torch\.export, got TorchScript"):
         read_exported(tmp_path / "m.pt2", MAX_BYTES)
 

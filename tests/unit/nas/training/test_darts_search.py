@@ -185,6 +185,7 @@ def test_an_option_without_strength_is_bit_by_bit_the_base(data: Dataset, change
     assert same(dict(base.net.state_dict()), dict(other.net.state_dict()))
 
 
+@pytest.mark.long
 def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
     first, second = begin(data, seed=0), begin(data, seed=1)
     finish(first)

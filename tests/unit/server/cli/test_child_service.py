@@ -112,6 +112,7 @@ def test_a_given_port_in_use_is_refused_before_anything_starts(tmp_path: Path) -
     assert not home.exists()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_service_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
     (tmp_path / "hwnas.db").write_bytes(b"no database" * 1000)

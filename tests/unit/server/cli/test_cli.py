@@ -557,6 +557,7 @@ def test_progress_bars_show_values(service: SeededService, monkeypatch: pytest.M
     assert "export" in text
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("words", [("watch", FAILED), ("watch", FAILED, "--json")], ids=" ".join)
 def test_watch_of_a_failed_search_exits_with_1(run: Run, words: tuple[str, ...]) -> None:
     done = run(*words)
