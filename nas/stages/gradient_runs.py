@@ -1,4 +1,5 @@
-"""Runs of gradient search as checkpoints keep them: JSON text beside the weights of a supernet."""
+"""Runs of gradient search as checkpoints keep them: JSON text beside the weights of a supernet. What is at its default
+is left out, as by earlier versions, which knew fewer fields."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ _RUNS = TypeAdapter(tuple[GradientRun, ...])
 
 def dump_run(run: GradientRun) -> str:
     """A run as JSON text."""
-    return json.dumps(_RUN.dump_python(run, mode="json", exclude_none=True))
+    return json.dumps(_RUN.dump_python(run, mode="json", exclude_defaults=True))
 
 
 def load_run(text: str) -> GradientRun:
@@ -46,7 +47,7 @@ def load_run(text: str) -> GradientRun:
 
 def dump_runs(runs: Sequence[GradientRun]) -> str:
     """Runs as JSON text."""
-    return json.dumps(_RUNS.dump_python(tuple(runs), mode="json", exclude_none=True))
+    return json.dumps(_RUNS.dump_python(tuple(runs), mode="json", exclude_defaults=True))
 
 
 def load_runs(text: str) -> list[GradientRun]:
