@@ -12,11 +12,12 @@ import torch
 from nas.core.ports import Dataset
 from nas.core.spec import DataSpec
 from nas.datasets import digits
-from nas.training.gradient import monitors
+from nas.training.gradient import loop, monitors
 from nas.training.gradient.hypernetwork import ConditionedDevice
 from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep, run_gradient_search
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.progress import GradientProgress, uses_earlier_streams
+from nas.training.gradient.rates import published_rates
 from nas.training.gradient.steps import LatencyCost, StepResult, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
@@ -96,10 +97,10 @@ def test_resuming_anywhere_gives_bitwise_equal_results(data: Dataset, case: str)
 
 
 def flat(state: TrainState) -> TrainState:
-    """A checkpoint as earlier versions wrote it, with the progress beside the tensors."""
+    """A checkpoint as earlier versions wrote it: with the progress beside the tensors, and without rates."""
     assert state.weights is not None
-    weights = dict(state.weights)
-    p = weights.pop("progress")
+    weights = {k: v for k, v in state.weights.items() if k not in ("progress", "rates", "entangled")}
+    p = state.weights["progress"]
     earlier = {
         "weight_decay": p["weight_decay"],
         "temperature": p["temperature"],
@@ -120,8 +121,11 @@ def flat(state: TrainState) -> TrainState:
 
 
 @pytest.mark.parametrize("case", ["sd_darts", "gold", "la_darts", "rdarts", "darts_pt"])
-def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -> None:
-    uninterrupted = begin(data, **CASES[case])
+def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as earlier_version:
+        earlier_version.setattr(loop, "rates", lambda options, *_: published_rates(options))
+        uninterrupted = begin(data, **CASES[case])
+    assert uninterrupted.rates != begin(data, **CASES[case]).rates
     uninterrupted.restore(flat(TrainState.from_bytes(uninterrupted.state(0, 0).to_bytes(), "cpu")).weights or {})
     blobs = [
         n.to_bytes()
@@ -139,7 +143,12 @@ def test_checkpoints_of_earlier_versions_are_resumed(data: Dataset, case: str) -
     earlier = np.random.default_rng((0, 5)).permutation(len(data.train))
     assert half.tolist() == earlier[: len(half)].tolist()  # weights never see images that were held out before
     expected = TrainState.from_bytes(blobs[-1], "cpu").weights
-    assert same(resumed.state(len(resumed.kinds), 0).weights, expected)
+    result = resumed.state(len(resumed.kinds), 0).weights
+    assert expected is not None
+    assert result is not None
+    edges, all_edges = (w["progress"].pop("betas_by_epoch") for w in (result, expected))
+    assert same(edges, all_edges[len(all_edges) - len(edges) :])  # earlier versions kept none
+    assert same(result, expected)
 
 
 def test_alpha_steps_leave_weights_unchanged_and_weight_steps_alphas(data: Dataset) -> None:
@@ -204,7 +213,14 @@ def test_seeds_differ_and_teachers_learn_nothing(data: Dataset) -> None:
 
 def test_epoch_reports_hold_temperatures_eigenvalues_and_scores(data: Dataset) -> None:
     learning = begin(
-        data, preset="gdas", temperature_end=0.1, alpha_warmup=0, probe_every=1, tune_epochs=0, batch_size=40
+        data,
+        preset="gdas",
+        temperature_end=0.1,
+        alpha_warmup=0,
+        partial=1,
+        probe_every=1,
+        tune_epochs=0,
+        batch_size=40,
     )
     readings = finish(learning)
     assert [r.values["temperature"] for r in readings] == pytest.approx([10.0, 0.1])
