@@ -26,7 +26,7 @@ PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "bat
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
-    strategy=StrategySpec(name="darts", params={**PARAMS, "checkpoint_s": 1e-9}),
+    strategy=StrategySpec(name="darts", params={**PARAMS, "tune_epochs": 2, "checkpoint_s": 1e-9}),
     budget=BudgetSpec(evaluations=12, verified=3),
     export=ExportSpec(count=1, int8=False),
 )
@@ -71,7 +71,8 @@ def test_a_search_ends_with_a_verified_front_and_models(finished_search: tuple[l
     for r in trained["runs"]:  # each seed's weights are kept for as long as the search
         assert state.checkpoints[f"train.seed{r['seed']}"].blob == r["supernet"]
     networks = state.finished["discretize"]["networks"]
-    assert [list(p.arch.genes) for p in state.of("search")][: len(networks)] == networks
+    first = [list(p.arch.genes) for p in state.of("search")][: len(networks)]
+    assert sorted(first) == sorted(networks)  # from the middle of their sizes outwards
     blob = TrainState.from_bytes(FolderBlobs(folder).get(trained["supernet"]), "cpu").weights
     assert blob is not None
     best = max(json.loads(blob["runs"]), key=lambda r: r["val_accuracy"])
@@ -187,7 +188,10 @@ def test_a_mobile_network_is_found_by_gradient_within_a_latency_bound(preset: st
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound))
     spec = with_params(preset=preset, seeds=1).model_copy(update={"space": MOBILE, "objectives": objectives})
     events = list(_until_derived(run(tmp_path, problem(spec))))
-    assert all("multiplier" in e.values for e in events if isinstance(e, Traced))
+    traces = [e for e in events if isinstance(e, Traced)]
+    assert [t.values["epoch"] for t in traces if "multiplier" in t.values] == [
+        2
+    ]  # in the first the weights learn alone
     networks = np.array(fold_all(events).finished["discretize"]["networks"])
     assert (RulePredictor().predict(relaxed.features(networks)).upper_ms <= bound).all()
 
