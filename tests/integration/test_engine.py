@@ -157,7 +157,8 @@ def test_another_bound_on_the_same_supernet_trains_nothing(finished_search: tupl
         }
     )
     supernet = parent.finished["train"]["supernet"]
-    child_events = list(run(folder, problem(child, supernet, parent)))
+    # Below what is predicted of nearly all networks: whichever are measured, some meet the bound.
+    child_events = list(run(folder, problem(child, supernet, parent), device=RuleDevice(2e-7)))
     state = fold_all(child_events)
     assert state.finished["train"] == {"supernet": supernet, "reused": True, "steps": 0}
     assert not any(isinstance(e, Checkpoint) for e in child_events)
