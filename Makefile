@@ -25,10 +25,10 @@ demo: install ## A whole search on this machine in minutes; ARGS=--json for mach
 serve: install ## The service with API and dashboard; ARGS="--port 8000"
 	@$(BIN)/nas serve $(ARGS)
 
-test: install ## All tests but those that take minutes; ARGS="-k pareto" to choose
-	@$(BIN)/python -m pytest -n 2 -m "not long" $(ARGS)
+test: install ## All tests but the longest; ARGS="-k pareto" to choose
+	@$(BIN)/python -m pytest -n 3 -m "not long" $(ARGS)
 
-test-long: install ## The tests that take minutes each
+test-long: install ## The longest tests
 	@$(BIN)/python -m pytest -m long $(ARGS)
 
 test-fast: install ## Tests that take seconds each, for use while editing
