@@ -32,7 +32,7 @@ from server.dashboard.service.page import service_page
 from server.dashboard.submit.page import submit_page
 
 _STATIC = Path(__file__).parent / "static"
-_TIMEOUT_S = 20.0
+_TIMEOUT_S = 20.0  # of the service, and so of a page: a page that answers earlier does not know yet whether it exists
 
 
 def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
@@ -48,72 +48,72 @@ def mount(app: FastAPI, api_url: str, *, closed: bool = False) -> None:
     version = int((_STATIC / "dashboard.css").stat().st_mtime)
     ui.add_head_html(f'<link rel="stylesheet" href="/_dashboard/dashboard.css?v={version}">', shared=True)
 
-    @ui.page("/")
+    @ui.page("/", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def searches(client: Client, status: str = "", owner: str = "") -> None:
         await searches_page(client, status, owner)
 
-    @ui.page("/searches/{search_id}")
+    @ui.page("/searches/{search_id}", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def search(client: Client, search_id: str) -> None:
         await search_page(client, search_id)
 
-    @ui.page("/searches/{search_id}/candidates/{arch}")
+    @ui.page("/searches/{search_id}/candidates/{arch}", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def candidate(client: Client, search_id: str, arch: str, origin: str = "search") -> None:
         await candidate_page(client, search_id, arch, origin)
 
-    @ui.page("/devices")
+    @ui.page("/devices", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def devices(client: Client) -> None:
         await devices_page(client)
 
-    @ui.page("/devices/{name}")
+    @ui.page("/devices/{name}", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def device(client: Client, name: str) -> None:
         await device_page(client, name)
 
-    @ui.page("/data")
+    @ui.page("/data", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def data_sets(client: Client) -> None:
         await data_sets_page(client)
 
-    @ui.page("/data/{name}")
+    @ui.page("/data/{name}", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def data_set(client: Client, name: str) -> None:
         await data_set_page(client, name)
 
-    @ui.page("/models")
+    @ui.page("/models", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def models(client: Client) -> None:
         await models_page(client)
 
-    @ui.page("/models/{name}")
+    @ui.page("/models/{name}", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def model(client: Client, name: str) -> None:
         await model_page(client, name)
 
-    @ui.page("/compare")
+    @ui.page("/compare", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def compare(client: Client, a: str = "", b: str = "", space: str = "") -> None:
         await compare_page(client, a, b, space)
 
-    @ui.page("/compare/searches")
+    @ui.page("/compare/searches", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def compare_searches(client: Client, ids: str = "") -> None:
         await compare_searches_page(client, ids)
 
-    @ui.page("/compare/networks")
+    @ui.page("/compare/networks", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def compare_networks(client: Client, a: str = "", b: str = "") -> None:
         await compare_networks_page(client, a, b)
 
-    @ui.page("/service")
+    @ui.page("/service", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def service(client: Client) -> None:
         await service_page(client)
 
-    @ui.page("/submit")
+    @ui.page("/submit", response_timeout=_TIMEOUT_S)
     @sessions.page
     async def submit(client: Client, supernet: str = "", device: str = "", model: str = "") -> None:
         await submit_page(client, supernet, device, model)

@@ -111,6 +111,7 @@ def test_the_parent_is_the_first_reference_as_it_came(compressed: tuple[list[Eve
     assert references["parent"].metrics["val_accuracy"] == pytest.approx(accuracy, abs=2.6)  # one image
 
 
+@pytest.mark.long
 def test_the_whole_pipeline_fine_tunes_and_retrains_all_but_the_parent(trained: tuple[list[Event], Path]) -> None:
     state = fold_all(trained[0])
     assert tuple(state.finished) == stage_names(BEST)

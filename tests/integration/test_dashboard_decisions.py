@@ -38,6 +38,7 @@ def test_searches_are_compared_from_the_list(page: Any, dashboard: ServedDashboa
     expect(page.get_by_role("alert")).to_contain_text("no search")
 
 
+@pytest.mark.long
 def test_networks_are_compared(page: Any, dashboard: ServedDashboard, finished: str) -> None:
     first, second = dashboard.front(FINISHED).members[:2]
     page.goto(f"{dashboard.url}/searches/{finished}/candidates/{first.arch}")

@@ -111,6 +111,7 @@ def test_a_search_in_int8_scores_verifies_and_exports_int8_models(
     assert any(a["val_loss"] != b["val_loss"] for a, b in rounded)  # the rounding is in the scores
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_search_that_is_cut_anywhere_ends_the_same(finished_search: tuple[list[Event], Path]) -> None:
     events, folder = finished_search

@@ -116,6 +116,7 @@ def test_four_networks_prove_no_order_and_many_do() -> None:
     assert kendall_interval(x, np.zeros(60)) is None
 
 
+@pytest.mark.long
 def test_the_interval_holds_the_true_tau_as_often_as_it_says() -> None:
     """Of Gaussian pairs with correlation r, tau is 2 / pi arcsin(r)."""
     rng, correlation, inside = np.random.default_rng(0), 0.6, 0

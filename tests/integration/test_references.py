@@ -57,6 +57,7 @@ def test_references_are_scored_retrained_and_measured(finished_search: tuple[lis
     assert stage_names(SPEC) == tuple(name for name in stage_names(SPEC) if name != "references")
 
 
+@pytest.mark.long
 def test_a_network_of_another_space_is_trained_and_measured_as_others_are(
     finished_search: tuple[list[Event], Path],
 ) -> None:

@@ -86,6 +86,7 @@ def test_the_front_is_that_of_the_retrained(retrained_search: tuple[list[Event],
     assert ranked == sorted(front.members, key=lambda p: p.metrics["measured_ms"])
 
 
+@pytest.mark.long
 def test_search_and_baseline_get_the_same_and_every_trial_is_told_of(
     retrained_search: tuple[list[Event], Path],
 ) -> None:

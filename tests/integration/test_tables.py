@@ -266,6 +266,7 @@ def onboarded(spec: DeviceSpec, space: Any, folder: Path, clock: Any = None) -> 
     return events, fold_all(events)
 
 
+@pytest.mark.long
 def test_ten_samples_of_a_new_device_beside_a_table_of_others(plugins: None, tmp_path: Path) -> None:
     genes, ms = family_of_devices(11, 150)
     few = np.sort(np.random.default_rng(1).choice(len(genes), 10, replace=False))

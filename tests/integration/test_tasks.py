@@ -105,6 +105,7 @@ def test_a_search_minimises_the_error_of_a_regression(
     assert state.conclusions == ()
 
 
+@pytest.mark.long
 def test_an_exported_regression_answers_in_the_units_of_its_labels(
     regression: tuple[Path, SearchSpec, SearchState, Dataset],
 ) -> None:
@@ -120,6 +121,7 @@ def test_an_exported_regression_answers_in_the_units_of_its_labels(
     assert exported_run.describe([value_NT[0]], "values", ["top", "bottom"]).startswith("top ")
 
 
+@pytest.mark.long
 def test_a_search_for_several_labels_is_judged_by_average_precision(tmp_path: Path) -> None:
     spec = spec_of(tmp_path, "multi_label", (images_and_brightness()[1] > 120).astype(np.uint8))
     state, data = searched(tmp_path, spec)

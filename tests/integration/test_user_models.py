@@ -73,6 +73,7 @@ def test_a_stored_model_computes_what_the_file_computes(
     assert [m.name for m in service.client().models()] == ["mine"]
 
 
+@pytest.mark.long
 def test_a_refused_file_fails_with_the_reason_and_gives_way_to_another(
     service: IntakeService, exported: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,7 @@ def finished_search(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Even
     return [decode(json.loads(json.dumps(encode(e)))) for e in run(folder, problem(SPEC))], folder
 
 
+@pytest.mark.long
 def test_a_search_without_a_supernet_ends_with_trained_and_measured_networks(
     finished_search: tuple[list[Event], Path],
 ) -> None:

@@ -124,6 +124,7 @@ def test_the_graph_tells_what_operations_alone_do_not() -> None:
     assert 0.9 <= (y[150:] <= guess.upper_ms).mean() <= 1.0
 
 
+@pytest.mark.long
 def test_the_best_tries_graphs_where_there_are_any(fitted: LatencyPredictor) -> None:
     y = longest_way_ms(GENES)
     tried = fit_networks("auto", CELLS, GENES[:64], y[:64])
