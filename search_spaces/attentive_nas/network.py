@@ -19,7 +19,7 @@ from nas.core.network import Network
 from nas.supernet import Supernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
-from search_spaces.layers.inverted_residual import ElasticBlock, stage_blocks
+from search_spaces.layers.inverted_residual import ElasticBlock, ElasticStages, stage_blocks
 from search_spaces.layers.linear import ElasticLinear
 
 
@@ -65,8 +65,8 @@ class AttentiveNASSupernet(Supernet):
             torch.manual_seed(seed)
             self.stem = ElasticConv(ends.stem.in_shape[0], ends.stem.out_channels, 3, ends.stem.stride)
             self.stem_norm = ElasticBatchNorm(ends.stem.out_channels)
-            self.stages = nn.ModuleList(
-                nn.ModuleList(ElasticBlock(block, sizes, has_shortcut=b == 0) for b, block in enumerate(blocks))
+            self.stages = ElasticStages(
+                [ElasticBlock(block, sizes, has_shortcut=b == 0) for b, block in enumerate(blocks)]
                 for blocks, sizes in zip(stage_blocks(largest), kernels, strict=True)
             )
             self.final = ElasticConv(ends.final.in_shape[0], ends.final.out_channels)
@@ -79,10 +79,7 @@ class AttentiveNASSupernet(Supernet):
         network = self.describe(arch)
         ends = EndLayers.of(network)
         x = F.silu(self.stem_norm(self.stem(x_BCHW, ends.stem.out_channels)))
-        for modules, blocks in zip(self.stages, stage_blocks(network), strict=True):
-            assert isinstance(modules, nn.ModuleList)
-            for module, layers in zip(modules, blocks, strict=False):  # an architecture has the first blocks of a stage
-                x = module(x, layers)
+        x = self.stages(x, stage_blocks(network))
         x = F.silu(self.final_norm(self.final(x, ends.final.out_channels))).mean((2, 3))
         x = F.silu(self.hidden(x, ends.hidden.out_features))
         x = F.dropout(x, self.dropout, self.training)
@@ -98,12 +95,7 @@ class AttentiveNASSupernet(Supernet):
             stem_norm=self.stem_norm.cut(ends.stem.out_channels),
             stem_act=nn.SiLU(),
         )
-        for s, (elastic, blocks) in enumerate(zip(self.stages, stage_blocks(network), strict=True)):
-            assert isinstance(elastic, nn.ModuleList)
-            for b, layers in enumerate(blocks):
-                block = elastic[b]
-                assert isinstance(block, ElasticBlock)
-                modules[f"stage{s + 1}_block{b + 1}"] = block.cut(layers)
+        modules |= self.stages.cut(stage_blocks(network))
         modules |= OrderedDict(
             final=self.final.cut(ends.final.in_shape[0], ends.final.out_channels),
             final_norm=self.final_norm.cut(ends.final.out_channels),
@@ -119,14 +111,11 @@ class AttentiveNASSupernet(Supernet):
 
     def compiled_parts(self) -> list[ElasticBlock]:
         """The blocks, each of which has a variant for every kernel and width."""
-        return [module for module in self.modules() if isinstance(module, ElasticBlock)]
+        return self.stages.all_blocks()
 
     @torch.no_grad()
     def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Sort the inner channels of every block that expands (Once-for-all, section 3.3)."""
         networks = [stage_blocks(self.describe(arch)) for arch in trained]
-        for s, blocks in enumerate(self.stages):
-            assert isinstance(blocks, nn.ModuleList)
-            for b, block in enumerate(blocks):
-                assert isinstance(block, ElasticBlock)
-                block.sort_channels([stages[s][b] for stages in networks if b < len(stages[s])])
+        for s in range(len(self.stages)):
+            self.stages.sort_channels(s, networks)

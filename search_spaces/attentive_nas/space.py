@@ -15,14 +15,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue
 
-from nas.core.arch import Arch, Decision, Floats, Genes
-from nas.core.graph import GraphEncoding
-from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear, MapShape
-from nas.core.network import Network, NetworkNode
+from nas.core.arch import Decision, Genes
+from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear
+from nas.core.network import NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
-from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from nas.spaces.chain_space import ChainSpace
 from search_spaces.inverted_residual import InvertedResidual
 from search_spaces.presets import resolved
 
@@ -161,18 +160,13 @@ ATTENTIVE_NAS = SearchSpaceType(
 _PER_STAGE = 4  # genes: width, depth, kernel, expand
 
 
-class AttentiveNAS(DescribedSpace[SpaceParams]):
+class AttentiveNAS(ChainSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution, width of the stem; then per stage width, depth, kernel, expand; width of the head.
     """
 
     name = "attentive_nas"
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -187,28 +181,6 @@ class AttentiveNAS(DescribedSpace[SpaceParams]):
     def canonical(self, genes_NG: Genes) -> Genes:
         """As they are: every decision has an effect."""
         return genes_NG.copy()
-
-    def input_shape(self, arch: Arch) -> MapShape:
-        """(channels, height, width) of the input this network takes."""
-        resolution = self.config.resolutions[arch.genes[0]]
-        return (self.shape.channels, resolution, resolution)
-
-    def network(self, arch: Arch) -> Network:
-        """The description of one network."""
-        return Network(self.input_shape(arch), self.chain.nodes(arch.genes))
-
-    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
-        return self.chain.costs(genes_NG)
-
-    def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
-        return self.chain.features(genes_NG)
-
-    @property
-    def graph_encoding(self) -> GraphEncoding:
-        """The blocks of ``chain``, one after the other."""
-        return self.chain.graph_encoding
 
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:
@@ -228,9 +200,8 @@ class AttentiveNAS(DescribedSpace[SpaceParams]):
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.attentive_nas.network import AttentiveNASSupernet
 
-        largest = self.network(Arch(self.id, tuple(len(d.choices) - 1 for d in self.decisions)))
         kernels = [stage.kernels for stage in self.config.stages]
-        return AttentiveNASSupernet(largest, kernels, self.config.dropout, self.network, seed)
+        return AttentiveNASSupernet(self.largest_network, kernels, self.config.dropout, self.network, seed)
 
     @cached_property
     def chain(self) -> BlockChain:

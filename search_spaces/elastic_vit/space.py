@@ -18,17 +18,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
-from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.arch import Arch, Decision, Genes
 from nas.core.errors import InvalidSpec
-from nas.core.graph import GraphEncoding
 from nas.core.layers import Linear
 from nas.core.network import Network, NetworkNode
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.core.token_layers import LayerNorm, PatchEmbedding, TokenPool
-from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from nas.spaces.chain_space import ChainSpace
 from nas.spaces.transformer import transformer_block
 from search_spaces.elastic_vit.start import TransformerStart
 from search_spaces.presets import resolved
@@ -136,7 +135,7 @@ ELASTIC_VIT = SearchSpaceType(
 )
 
 
-class ElasticVit(DescribedSpace[ElasticVitParams]):
+class ElasticVit(ChainSpace[ElasticVitParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution, width, depth; then for each block heads and MLP ratio.
@@ -149,11 +148,6 @@ class ElasticVit(DescribedSpace[ElasticVitParams]):
         self._start = None if parent is None else TransformerStart.of(parent, self._ends[1])
         if self._start is not None and self._start.side not in config.resolutions:
             raise InvalidSpec(f"resolutions: expected {self._start.side} of the model, got {config.resolutions}")
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -171,28 +165,6 @@ class ElasticVit(DescribedSpace[ElasticVitParams]):
         for b in range(self.config.depths[-1]):
             out[depth_N <= b, 3 + 2 * b : 5 + 2 * b] = 0
         return out
-
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width) of the input this network takes."""
-        resolution = self.config.resolutions[arch.genes[0]]
-        return (self.shape.channels, resolution, resolution)
-
-    def network(self, arch: Arch) -> Network:
-        """The description of one network."""
-        return Network(self.input_shape(arch), self.chain.nodes(arch.genes))
-
-    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
-        return self.chain.costs(genes_NG)
-
-    def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
-        return self.chain.features(genes_NG)
-
-    @property
-    def graph_encoding(self) -> GraphEncoding:
-        """The blocks of ``chain``, one after the other."""
-        return self.chain.graph_encoding
 
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:
@@ -247,9 +219,7 @@ class ElasticVit(DescribedSpace[ElasticVitParams]):
     @cached_property
     def _ends(self) -> tuple[Network, Network]:
         """The smallest and the largest network."""
-        genes = (0,) * len(self.decisions), tuple(len(d.choices) - 1 for d in self.decisions)
-        smallest, largest = (self.network(Arch(self.id, g)) for g in genes)
-        return smallest, largest
+        return self.network(Arch(self.id, (0,) * len(self.decisions))), self.largest_network
 
     @cached_property
     def chain(self) -> BlockChain:

@@ -16,16 +16,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-from nas.core.arch import Arch, Decision, Floats, Genes
-from nas.core.graph import GraphEncoding
+from nas.core.arch import Arch, Decision, Genes
 from nas.core.layers import ChannelShuffle, Conv2d, GlobalAveragePool, Linear, MapShape, Skip
-from nas.core.network import Network, NetworkNode
+from nas.core.network import NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
-from nas.core.relaxation import Relaxation
-from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
 from nas.spaces.chain_relaxation import ChainRelaxation
+from nas.spaces.chain_space import RelaxedChainSpace
 from search_spaces.presets import resolved
 
 SKIP = "skip"
@@ -163,15 +161,10 @@ FBNET = SearchSpaceType(
 )
 
 
-class FBNet(DescribedSpace[SpaceParams]):
+class FBNet(RelaxedChainSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``). One gene for each block: its operation."""
 
     name = "fbnet"
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -191,54 +184,15 @@ class FBNet(DescribedSpace[SpaceParams]):
         """(channels, resolution, resolution)."""
         return (self.shape.channels, self.config.resolution, self.config.resolution)
 
-    def network(self, arch: Arch) -> Network:
-        """The description of one network."""
-        return Network(self.input_shape(arch), self.chain.nodes(arch.genes))
-
-    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
-        return self.chain.costs(genes_NG)
-
-    def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
-        return self.chain.features(genes_NG)
-
-    @property
-    def graph_encoding(self) -> GraphEncoding:
-        """The blocks of ``chain``, one after the other."""
-        return self.chain.graph_encoding
-
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:
         """FBNet-A in the preset ``imagenet-small``, FBNet-B and FBNet-C in ``imagenet``."""
         presets = [name for name, preset in PRESETS.items() if preset == self.config]
         return PUBLISHED.get(presets[0], {}) if presets else {}
 
-    @property
-    def relaxation(self) -> Relaxation:
-        """A row for each block, a column for each operation; ``skip`` is the last."""
-        return self.chain_relaxation.relaxation
-
-    @property
-    def partials(self) -> tuple[int, ...]:
-        """Whole blocks only."""
-        return (1,)
-
-    def discretise(self, scores_EO: Floats) -> Genes:
-        """The best operation of every block."""
-        return self.chain_relaxation.discretise(scores_EO)
-
-    def discretise_all(self, scores_NEO: Floats) -> Genes:
-        """``discretise`` of N tables of scores, shape (N, G)."""
-        return self.chain_relaxation.discretise_all(scores_NEO)
-
-    def table(self, genes_G: Genes) -> Floats:
-        """One-hot rows, shape (E, O)."""
-        return self.chain_relaxation.table(genes_G)
-
     @cached_property
     def chain_relaxation(self) -> ChainRelaxation:
-        """The relaxation of ``chain``."""
+        """A row for each block, a column for each operation; ``skip`` is the last."""
         return ChainRelaxation(self.chain, self.decisions, (0,) * len(self.decisions), self.canonical)
 
     def supernet(self, seed: int) -> Any:

@@ -26,8 +26,8 @@ from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.core.token_layers import MapToTokens, TokensToMap
-from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
+from nas.spaces.chain_space import ChainSpace
 from nas.spaces.transformer import transformer_block
 from search_spaces.inverted_residual import InvertedResidual, divisible
 from search_spaces.presets import resolved
@@ -122,7 +122,7 @@ HYBRID = SearchSpaceType(
 )
 
 
-class Hybrid(DescribedSpace[HybridParams]):
+class Hybrid(ChainSpace[HybridParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution; then for each stage width, depth, transformer blocks and expansion. The first block of
@@ -130,11 +130,6 @@ class Hybrid(DescribedSpace[HybridParams]):
     """
 
     name: ClassVar[str] = "hybrid"
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -173,23 +168,18 @@ class Hybrid(DescribedSpace[HybridParams]):
         """Channels of a stage: whole heads."""
         return divisible(stage.width * multiplier, self.config.head_dim)
 
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width) of the input this network takes."""
-        resolution = self.config.resolutions[arch.genes[0]]
-        return (self.shape.channels, resolution, resolution)
-
     def network(self, arch: Arch) -> Network:
-        """The description of one network."""
+        """The description of the canonical network."""
         [genes] = self.canonical(np.array([arch.genes], dtype=np.int64))
-        return Network(self.input_shape(arch), self.chain.nodes(tuple(genes.tolist())))
+        return super().network(Arch(arch.space, tuple(genes.tolist())))
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
-        return self.chain.costs(self.canonical(genes_NG))
+        """Those of the canonical networks."""
+        return super().costs(self.canonical(genes_NG))
 
     def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
-        return self.chain.features(self.canonical(genes_NG))
+        """Those of the canonical networks."""
+        return super().features(self.canonical(genes_NG))
 
     @cached_property
     def graph_encoding(self) -> GraphEncoding:

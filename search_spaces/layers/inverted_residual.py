@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -200,6 +200,45 @@ class ElasticBlock(nn.Module):
             self.se.reduce.bias.copy_(self.se.reduce.bias[rank])
             self.se.expand.weight.copy_(self.se.expand.weight[:, rank])
         self.project.weight.copy_(self.project.weight[:, order])
+
+
+class ElasticStages(nn.ModuleList):
+    """Stages of elastic blocks; an architecture has the first blocks of each."""
+
+    def __init__(self, stages: Iterable[Iterable[ElasticBlock]]) -> None:
+        super().__init__(nn.ModuleList(blocks) for blocks in stages)
+
+    def blocks(self, stage: int) -> list[ElasticBlock]:
+        """All blocks of a stage."""
+        blocks = self[stage]
+        assert isinstance(blocks, nn.ModuleList)
+        return [block for block in blocks if isinstance(block, ElasticBlock)]
+
+    def all_blocks(self) -> list[ElasticBlock]:
+        """The blocks of all stages, in order."""
+        return [block for stage in range(len(self)) for block in self.blocks(stage)]
+
+    def forward(self, x_BCHW: torch.Tensor, stages: Sequence[Sequence[BlockLayers]]) -> torch.Tensor:
+        """(B, C, H, W) -> (B, c_out, H', W') through the blocks of a network (``stage_blocks``)."""
+        x = x_BCHW
+        for s, blocks in zip(range(len(self)), stages, strict=True):
+            for module, layers in zip(self.blocks(s), blocks, strict=False):
+                x = module(x, layers)
+        return x
+
+    def cut(self, stages: Sequence[Sequence[BlockLayers]]) -> OrderedDict[str, nn.Module]:
+        """Copies of the blocks of a network as plain blocks, by name."""
+        return OrderedDict(
+            (f"stage{s + 1}_block{b + 1}", self.blocks(s)[b].cut(layers))
+            for s, blocks in zip(range(len(self)), stages, strict=True)
+            for b, layers in enumerate(blocks)
+        )
+
+    def sort_channels(self, stage: int, networks: Sequence[Sequence[Sequence[BlockLayers]]]) -> None:
+        """Sort the inner channels of every block of a stage (Once-for-all, section 3.3). ``networks``: those whose
+        function stays unchanged, by their blocks."""
+        for b, block in enumerate(self.blocks(stage)):
+            block.sort_channels([stages[stage][b] for stages in networks if b < len(stages[stage])])
 
 
 def permute_norm(norm: ElasticBatchNorm, order: torch.Tensor) -> None:

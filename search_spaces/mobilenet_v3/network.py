@@ -22,7 +22,7 @@ from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.depthwise import ElasticDepthwise
 from search_spaces.layers.importance import importance_order
-from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock, permute_norm, stage_blocks
+from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock, ElasticStages, permute_norm, stage_blocks
 from search_spaces.layers.linear import ElasticLinear
 from search_spaces.layers.residual import Residual
 
@@ -62,8 +62,8 @@ class MobileNetV3Supernet(RelaxedSupernet):
             self.first_depthwise_norm = ElasticBatchNorm(width)
             self.first_project = ElasticConv(width, width)
             self.first_project_norm = ElasticBatchNorm(width)
-            self.stages = nn.ModuleList(
-                nn.ModuleList(ElasticBlock(block, kernels) for block in blocks) for blocks in stage_blocks(largest)
+            self.stages = ElasticStages(
+                [ElasticBlock(block, kernels) for block in blocks] for blocks in stage_blocks(largest)
             )
             self.final = ElasticConv(final.in_shape[0], final.out_channels)
             self.final_norm = ElasticBatchNorm(final.out_channels)
@@ -72,11 +72,7 @@ class MobileNetV3Supernet(RelaxedSupernet):
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
         """Logits (B, classes) of ``arch``. The input has any resolution; training draws it together with the arch."""
-        x = self._before_stages(x_BCHW)
-        for modules, blocks in zip(self.stages, stage_blocks(self.describe(arch)), strict=True):
-            assert isinstance(modules, nn.ModuleList)
-            for module, layers in zip(modules, blocks, strict=False):  # an architecture has the first blocks of a stage
-                x = module(x, layers)
+        x = self.stages(self._before_stages(x_BCHW), stage_blocks(self.describe(arch)))
         return self._after_stages(x)
 
     def mix(
@@ -94,18 +90,17 @@ class MobileNetV3Supernet(RelaxedSupernet):
         by 1 - w."""
         active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
         x, first = self._before_stages(x_BCHW), 0
-        for s, stage in enumerate(self.stages):
-            blocks = _blocks(stage)
-            rows = slice(first, first + len(blocks))
+        for s in range(len(self.stages)):
+            rows = slice(first, first + len(self.stages.blocks(s)))
             x = self._mixed_stage(x, s, weights_EO[rows], active[rows])
-            first += len(blocks)
+            first = rows.stop
         return self._after_stages(x)
 
     def _mixed_stage(
         self, x_BCHW: torch.Tensor, s: int, weights_BO: torch.Tensor, active: Sequence[Sequence[bool]]
     ) -> torch.Tensor:
         x, reach = x_BCHW, torch.ones((), device=x_BCHW.device)
-        for b, block in enumerate(_blocks(self.stages[s])):
+        for b, block in enumerate(self.stages.blocks(s)):
             computed = [o for o in range(len(self._relaxed)) if active[b][o]]
             if not computed:  # the stage ends here
                 break
@@ -152,16 +147,10 @@ class MobileNetV3Supernet(RelaxedSupernet):
                 )
             ),
         )
-        c_in = width
-        for s, (elastic, blocks) in enumerate(zip(self.stages, stage_blocks(self.describe(arch)), strict=True)):
-            assert isinstance(elastic, nn.ModuleList)
-            for b, layers in enumerate(blocks):
-                block = elastic[b]
-                assert isinstance(block, ElasticBlock)
-                modules[f"stage{s + 1}_block{b + 1}"] = block.cut(layers)
-                c_in = layers.project.out_channels
+        stages = stage_blocks(self.describe(arch))
+        modules |= self.stages.cut(stages)
         modules |= OrderedDict(
-            final=self.final.cut(c_in, self.final.c_out),
+            final=self.final.cut(stages[-1][-1].project.out_channels, self.final.c_out),
             final_norm=self.final_norm.cut(self.final.c_out),
             final_act=nn.Hardswish(),
             pool=nn.AdaptiveAvgPool2d(1),
@@ -175,25 +164,22 @@ class MobileNetV3Supernet(RelaxedSupernet):
 
     def compiled_parts(self) -> list[ElasticBlock]:
         """The blocks, each of which has a variant for every kernel and width."""
-        return [module for module in self.modules() if isinstance(module, ElasticBlock)]
+        return self.stages.all_blocks()
 
     @torch.no_grad()
     def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Sort the inner channels of every block (Once-for-all, section 3.3), and the channels between the blocks of
         every stage by the L1 norm of the weights that read them."""
         networks = [stage_blocks(self.describe(arch)) for arch in trained]
-        for s, blocks in enumerate(self.stages):
-            assert isinstance(blocks, nn.ModuleList)
-            for b, block in enumerate(blocks):
-                assert isinstance(block, ElasticBlock)
-                block.sort_channels([stages[s][b] for stages in networks if b < len(stages[s])])
+        for s in range(len(self.stages)):
+            self.stages.sort_channels(s, networks)
             self._sort_stage(s, {stages[s][0].project.out_channels for stages in networks})
 
     def _sort_stage(self, s: int, boundaries: Collection[int]) -> None:
         """Sort the output channels of a stage's blocks, which residual connections share."""
-        blocks = _blocks(self.stages[s])
+        blocks = self.stages.blocks(s)
         readers = [_expansion(block) for block in blocks[1:]]
-        readers.append(_expansion(_blocks(self.stages[s + 1])[0]) if s + 1 < len(self.stages) else self.final)
+        readers.append(_expansion(self.stages.blocks(s + 1)[0]) if s + 1 < len(self.stages) else self.final)
         importance_C = torch.stack([reader.weight.abs().sum((0, 2, 3)) for reader in readers]).sum(0)
         order = importance_order(importance_C, boundaries)
         for block in blocks:
@@ -201,11 +187,6 @@ class MobileNetV3Supernet(RelaxedSupernet):
             permute_norm(block.project_norm, order)
         for reader in readers:
             reader.weight.copy_(reader.weight[:, order])
-
-
-def _blocks(stage: nn.Module) -> list[ElasticBlock]:
-    assert isinstance(stage, nn.ModuleList)
-    return [block for block in stage if isinstance(block, ElasticBlock)]
 
 
 def _expansion(block: ElasticBlock) -> ElasticConv:

@@ -17,17 +17,15 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
-from nas.core.arch import Arch, Decision, Floats, Genes, as_archs
+from nas.core.arch import Decision, Genes, as_archs
 from nas.core.errors import InvalidSpec
-from nas.core.graph import GraphEncoding
 from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear
 from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
-from nas.core.relaxation import Relaxation
-from nas.spaces.base import DescribedSpace, space_id
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
 from nas.spaces.chain_relaxation import ChainRelaxation
+from nas.spaces.chain_space import RelaxedChainSpace
 from search_spaces.inverted_residual import InvertedResidual, divisible
 from search_spaces.presets import preset_of
 
@@ -174,18 +172,13 @@ MOBILENET_V3 = SearchSpaceType(
 )
 
 
-class MobileNetV3(DescribedSpace[SpaceParams]):
+class MobileNetV3(RelaxedChainSpace[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     Genes in order: resolution; then per stage width, depth, and per block kernel, expand.
     """
 
     name = "mobilenet_v3"
-
-    @cached_property
-    def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
 
     @cached_property
     def decisions(self) -> tuple[Decision, ...]:
@@ -214,23 +207,6 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
                 out[depth_N <= b, start + 2 + 2 * b : start + 4 + 2 * b] = 0
         return out
 
-    def input_shape(self, arch: Arch) -> tuple[int, int, int]:
-        """(channels, height, width) of the input this network takes."""
-        resolution = self.config.resolutions[arch.genes[0]]
-        return (self.shape.channels, resolution, resolution)
-
-    def network(self, arch: Arch) -> Network:
-        """The description of one network."""
-        return Network(self.input_shape(arch), self.chain.nodes(arch.genes))
-
-    def costs(self, genes_NG: Genes) -> dict[str, Floats]:
-        """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
-        return self.chain.costs(genes_NG)
-
-    def features(self, genes_NG: Genes) -> Floats:
-        """Inputs of latency predictors, shape (N, F): the work by kind of layer (``nas.spaces.layer_work``)."""
-        return self.chain.features(genes_NG)
-
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:
         """MobileNetV3-Large, where stem, stages and head are those of the ImageNet space; where the space lacks one of
@@ -248,37 +224,10 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
                 genes += [_nearest(c.kernels, kernel), _nearest(c.expands, expand)]
         return {"MobileNetV3-Large": tuple(genes)}
 
-    @property
-    def graph_encoding(self) -> GraphEncoding:
-        """The blocks of ``chain``, one after the other."""
-        return self.chain.graph_encoding
-
-    @property
-    def relaxation(self) -> Relaxation:
-        """A row for each block: its kernel and expansion, and ``skip`` where a stage may end before it. Resolution is
-        held at that of the images, widths at the largest."""
-        return self.chain_relaxation.relaxation
-
-    @property
-    def partials(self) -> tuple[int, ...]:
-        """Whole blocks only."""
-        return (1,)
-
-    def discretise(self, scores_EO: Floats) -> Genes:
-        """The best operation of every block; a stage ends before the first of its blocks that is left out."""
-        return self.chain_relaxation.discretise(scores_EO)
-
-    def discretise_all(self, scores_NEO: Floats) -> Genes:
-        """``discretise`` of N tables of scores, shape (N, G)."""
-        return self.chain_relaxation.discretise_all(scores_NEO)
-
-    def table(self, genes_G: Genes) -> Floats:
-        """One-hot rows, shape (E, O); zeros for blocks behind one that was left out."""
-        return self.chain_relaxation.table(genes_G)
-
     @cached_property
     def chain_relaxation(self) -> ChainRelaxation:
-        """The relaxation of ``chain``."""
+        """A row for each block: its kernel and expansion, and ``skip`` where a stage may end before it. Resolution is
+        held at that of the images, widths at the largest."""
         c = self.config
         held_G = [len(d.choices) - 1 if d.axis == "width" else 0 for d in self.decisions]
         held_G[0] = _nearest(c.resolutions, self.shape.height)
@@ -288,9 +237,8 @@ class MobileNetV3(DescribedSpace[SpaceParams]):
         """A fresh supernet, weights drawn from ``seed``."""
         from search_spaces.mobilenet_v3.network import MobileNetV3Supernet
 
-        largest = self.network(Arch(self.id, tuple(len(d.choices) - 1 for d in self.decisions)))
         c = self.config
-        return MobileNetV3Supernet(largest, c.kernels, c.dropout, self.network, self._by_operation, seed)
+        return MobileNetV3Supernet(self.largest_network, c.kernels, c.dropout, self.network, self._by_operation, seed)
 
     def _by_operation(self) -> list[Network]:
         """For each operation of the relaxation but ``skip`` the network that has it in all blocks."""
