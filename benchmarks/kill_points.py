@@ -133,16 +133,20 @@ def _train(module: Any) -> None:
     module.run_training = stepped
 
 
-def _export(module: Any) -> None:
-    """Between two models."""
-    package = module.package
+def _after(function: str, point: str) -> Hook:
+    """Right after a function of the module has returned."""
 
-    def packaged(*args: Any, **named: Any) -> Any:
-        result = package(*args, **named)
-        reach("export")
-        return result
+    def hook(module: Any) -> None:
+        call = getattr(module, function)
 
-    module.package = packaged
+        def called(*args: Any, **named: Any) -> Any:
+            result = call(*args, **named)
+            reach(point)
+            return result
+
+        setattr(module, function, called)
+
+    return hook
 
 
 def _measure(module: Any) -> None:
@@ -167,23 +171,11 @@ def _measure(module: Any) -> None:
     module.profile_machine = profile_machine
 
 
-def _shards(module: Any) -> None:
-    """Between two shards of a data set that is prepared."""
-    write = module.write_shard
-
-    def written(*args: Any, **named: Any) -> Any:
-        shard = write(*args, **named)
-        reach("shard")
-        return shard
-
-    module.write_shard = written
-
-
 HOOKS: dict[str, Hook] = {
-    "nas.datasets.prepared.shards": _shards,
+    "nas.datasets.prepared.shards": _after("write_shard", "shard"),  # between two shards of a data set
     "server.store.jobs": _store,
     "nas.blobs": _blobs,
     "nas.stages.train": _train,
-    "nas.stages.export": _export,
+    "nas.stages.export": _after("package", "export"),  # between two models
     "predictors.measurement.isolated": _measure,
 }

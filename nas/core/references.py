@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
 from functools import lru_cache
 
 import numpy as np
@@ -58,11 +56,11 @@ def reference_space(spec: SearchSpec, space: SearchSpace, arch: Arch) -> SearchS
     return space
 
 
-def elsewhere_published(shape: ImageShape) -> dict[str, SearchSpace]:
-    """The spaces of networks of the literature for images of a shape, by the names of the networks."""
+def _published_elsewhere() -> dict[str, SpaceSpec]:
+    """The spaces of networks of the literature, by the names of the networks."""
     types = [registry.load_space(name) for name in registry.names("nas.search_spaces")]
     return {
-        network: _built(kind.name, json.dumps(dict(params)), shape)
+        network: SpaceSpec.model_validate({"name": kind.name, "params": dict(params)})
         for kind in types
         for network, params in kind.published.items()
     }
@@ -78,18 +76,19 @@ def _network(reference: ReferenceSpec, spec: SearchSpec, space: SearchSpace) -> 
     if reference.network is not None:
         return own_space, named_genes(reference.network, own_space)
     if reference.name not in own_space.published:
-        known = {*space.published, *(() if reference.space is not None else elsewhere_published(space.shape))}
-        raise UnknownName("published network", reference.name, {*own_space.published, *known})
+        elsewhere = () if reference.space is not None else _published_elsewhere()
+        raise UnknownName("published network", reference.name, {*own_space.published, *space.published, *elsewhere})
     return own_space, own_space.published[reference.name]
 
 
 def _space(reference: ReferenceSpec, space: SearchSpace) -> SearchSpace:
     if reference.space is not None:
-        named = _built_from(reference, reference.space, space.shape)
-        return space if named.id == space.id else named
+        built = _built_from(reference, reference.space, space.shape)
+        return space if built.id == space.id else built
     if reference.genes is not None or reference.network is not None or reference.name in space.published:
         return space
-    return elsewhere_published(space.shape).get(reference.name, space)
+    named = _published_elsewhere().get(reference.name)
+    return space if named is None else _built(named.model_dump_json(), space.shape)
 
 
 def _built_from(reference: ReferenceSpec, named: SpaceSpec, shape: ImageShape) -> SearchSpace:
@@ -97,13 +96,12 @@ def _built_from(reference: ReferenceSpec, named: SpaceSpec, shape: ImageShape) -
         raise InvalidSpec(
             f"references: {reference.name!r}: expected a space that starts from no model of yours, got {named.name!r}"
         )
-    return _built(named.name, json.dumps(named.params, sort_keys=True), shape)
+    return _built(named.model_dump_json(), shape)
 
 
 @lru_cache(maxsize=64)
-def _built(name: str, params_json: str, shape: ImageShape) -> SearchSpace:
-    params: Mapping[str, object] = json.loads(params_json)
-    return registry.build_space(SpaceSpec.model_validate({"name": name, "params": params}), shape)
+def _built(spec_json: str, shape: ImageShape) -> SearchSpace:
+    return registry.build_space(SpaceSpec.model_validate_json(spec_json), shape)
 
 
 def _check_trainable(name: str, spec: SearchSpec, own_space: SearchSpace) -> None:

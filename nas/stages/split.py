@@ -13,7 +13,7 @@ from nas.core.arch import Arch, sample
 from nas.core.cost_estimate import DurationRange, StageCost
 from nas.core.errors import InvalidSpec
 from nas.core.events import Event, Progress, SearchState, StageFinished, Traced, Warned
-from nas.core.ports import Problem, Resources
+from nas.core.ports import Problem, Resources, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.stages.cost_estimate import sample_archs
 from nas.stages.results import GradientSimilarity, SplitResult, TrainResult
@@ -102,11 +102,11 @@ class SplitStage:
     ) -> Generator[Event, None, SpacePartition]:
         """The partition by ``AutomaticSplit``; the comparisons of the whole space are added to ``matchings``."""
         space = problem.space
-        genes = [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
+        genes = self._compared(space)
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         batch = self._batch(problem, resources)
         automatic = AutomaticSplit(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
-        most = len(genes) * (2 * self.subspaces - 3)
+        comparisons = len(genes) * (2 * self.subspaces - 3)  # at most
         for number, conflict in enumerate(automatic.run(), start=1):
             m, decision = conflict.matching, space.decisions[conflict.matching.gene]
             if len(matchings) < len(genes):
@@ -114,7 +114,7 @@ class SplitStage:
             names = choice_names(decision)
             choices = tuple(names[c] for c in sorted(c for group in m.groups for c in group))
             yield self._traced(problem, m, choices, number)
-            yield Progress(self.name, number, most, "decisions", message=decision.name)
+            yield Progress(self.name, number, comparisons, "decisions", message=decision.name)
             if resources.is_out_of_time():
                 yield Warned(self.name, out_of_time(problem.spec, f"{number} comparisons"))
                 break
@@ -125,6 +125,10 @@ class SplitStage:
                 f"the supernet trains on for as many steps as {self.subspaces} subspaces would",
             )
         return automatic.partition
+
+    def _compared(self, space: SearchSpace) -> list[int]:
+        """The genes of the decisions that are compared: those named, or all that can be split."""
+        return [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
 
     def _traced(self, problem: Problem, m: GradientMatching, choices: tuple[str, ...], step: int) -> Traced:
         table = tuple(tuple(round(float(v + 1) / 2, 5) for v in row) for row in m.similarity.clip(-1, 1))
@@ -138,13 +142,13 @@ class SplitStage:
         clock, space = resources.clock, problem.space
         net = space.supernet(problem.spec.seed).to(torch.device(resources.torch_device))
         batch = self._batch(problem, resources)
-        genes = [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
+        genes = self._compared(space)
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(0))
         started_at = clock()
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(1))
         seconds = (clock() - started_at) * self.repeats * len(genes)
-        most = 2 * seconds * (2 * self.subspaces - 3 if self.method == "auto" else 1)
-        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, most), len(genes), 1, "decisions")
+        longest_s = 2 * seconds * (2 * self.subspaces - 3 if self.method == "auto" else 1)
+        return StageCost.of(self.name, DurationRange(seconds / 2, seconds, longest_s), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:
         pipeline = Pipeline.of(problem, resources.torch_device)
