@@ -139,10 +139,10 @@ def one_seed(s: RankingSetting, archive: Path, table: Path, device: str, seed: i
     for method, partition in divided.items():
         nets[method] = routed = split_supernet(space, partition, warm)
         steps[method] = warmed
-        each, rest = divmod(s.epochs - s.warmup, partition.size)
+        epochs_each, remaining = divmod(s.epochs - s.warmup, partition.size)
         for part, net in enumerate(routed.sub_supernets):
             assert isinstance(net, Supernet)
-            epochs = each + (part < rest)
+            epochs = epochs_each + (part < remaining)
             own = partial(sample_subspace, partition, part)
             steps[method] += fit(
                 net.to(device), epochs=epochs, lr=s.subspace_lr, seed=seed + 1000 * (part + 1), sample=own

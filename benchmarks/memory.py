@@ -88,10 +88,10 @@ def figures(measured_MB: Sequence[float], counted_MB: np.ndarray[Any, Any]) -> d
     """The least and the largest network, the median ratio, and how well counting ranks networks."""
     measured_N = np.array(measured_MB)
     varies = np.ptp(measured_N) > 0 and np.ptp(counted_MB) > 0
-    least, most = int(counted_MB.argmin()), int(counted_MB.argmax())
+    smallest, largest = int(counted_MB.argmin()), int(counted_MB.argmax())
     return {
-        "counted_MB": [float(counted_MB[least]), float(counted_MB[most])],
-        "measured_MB": [float(measured_N[least]), float(measured_N[most])],
+        "counted_MB": [float(counted_MB[smallest]), float(counted_MB[largest])],
+        "measured_MB": [float(measured_N[smallest]), float(measured_N[largest])],
         "measured_over_counted": float(np.median(measured_N / counted_MB)),
         "spearman": float(spearmanr(measured_N, counted_MB).statistic) if varies else None,
     }

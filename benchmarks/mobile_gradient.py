@@ -74,9 +74,9 @@ class MobileSetting:
 def bench(options: Options) -> Mapping[str, Any]:
     """Both data sets, two at a time where latencies are not measured."""
     shrink = float(options.more["share"])
-    whole = MobileSetting()
+    full = MobileSetting()
     least = {"ofa_epochs": 2, "epochs": 2, "retrain_epochs": 1, "evaluations": 8}
-    setting = replace(whole, **{name: max(n, round(shrink * getattr(whole, name))) for name, n in least.items()})
+    setting = replace(full, **{name: max(n, round(shrink * getattr(full, name))) for name, n in least.items()})
     planted = bool(options.more["planted"])
     archive = shared_file(options, "data", "cifar10_jpeg.npz")
     work = partial(one_data_set, setting, archive, planted, options.seeds)
@@ -161,20 +161,20 @@ def _one_seed(
     gradient = {"preset": "proxyless", "epochs": setting.epochs, "tune_epochs": setting.tune_epochs, "rank_networks": 0}
     for bound_ms in bounds_ms:
         peer = replace(_bounded(setting, base, "once_for_all", ofa, bound_ms, seed), supernet_blob=supernet)
-        theirs = _best(_search(peer, resources, SearchState()), bound_ms)
+        of_once_for_all = _best(_search(peer, resources, SearchState()), bound_ms)
         problem = _bounded(setting, base, "darts", gradient, bound_ms, seed)
         state, train_s = _train(problem, resources)
-        chosen = _best(_search(problem, resources, state), bound_ms)
-        latency_ms = _latency_ms(chosen)
+        of_gradient = _best(_search(problem, resources, state), bound_ms)
+        latency_ms = _latency_ms(of_gradient)
         yield {
             "data": name,
             "seed": seed,
             "bound_ms": bound_ms,
             "met": latency_ms <= bound_ms,
             "used": latency_ms / bound_ms,
-            "ofa_used": _latency_ms(theirs) / bound_ms,
-            "accuracy": _retrained(base, chosen.arch, setting.retrain_epochs, seed),
-            "ofa_accuracy": _retrained(base, theirs.arch, setting.retrain_epochs, seed),
+            "ofa_used": _latency_ms(of_once_for_all) / bound_ms,
+            "accuracy": _retrained(base, of_gradient.arch, setting.retrain_epochs, seed),
+            "ofa_accuracy": _retrained(base, of_once_for_all.arch, setting.retrain_epochs, seed),
             "train_s": train_s,
             "ofa_train_s": ofa_train_s,
         }
@@ -214,10 +214,10 @@ def _is_planted(problem: Problem) -> bool:
 def _best(state: SearchState, bound_ms: float) -> Candidate:
     """The candidate of the highest estimated accuracy whose latency was measured (or planted) within the bound; the
     nearest to it where none is."""
-    known = [p for p in state.of("search") if p.measurement is not None or "verify" not in state.finished]
-    if within := [p for p in known if _latency_ms(p) <= bound_ms]:
+    placed = [p for p in state.of("search") if p.measurement is not None or "verify" not in state.finished]
+    if within := [p for p in placed if _latency_ms(p) <= bound_ms]:
         return max(within, key=lambda p: (p.metrics["val_accuracy"], -_latency_ms(p)))
-    return min(known, key=_latency_ms)
+    return min(placed, key=_latency_ms)
 
 
 def _latency_ms(candidate: Candidate) -> float:

@@ -137,8 +137,8 @@ class FrontComparison:
     def random(self, count: int, seed: int) -> Genes:
         """Random connected cells."""
         rows = np.flatnonzero(self.table.connected_K)
-        chosen = np.random.default_rng(seed).choice(rows, count, replace=False)
-        return np.stack(np.unravel_index(chosen, (5,) * 6), axis=1).astype(np.int64)
+        sampled = np.random.default_rng(seed).choice(rows, count, replace=False)
+        return np.stack(np.unravel_index(sampled, (5,) * 6), axis=1).astype(np.int64)
 
     def hypervolume(self, genes_NG: Genes, device: str) -> float:
         """Of the connected cells among them, as a share of the best there is on the device; 0 without any."""

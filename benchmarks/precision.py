@@ -78,10 +78,10 @@ class PrecisionBench:
             return registry.load_dataset("digits").load(DataSpec(), 0)
         held_out = CIFAR["validation"] + CIFAR["test"]
         archive = shared_file(self.options, "data", "cifar10_jpeg.npz")
-        whole = small_cifar(archive, CIFAR["images"], held_out, CIFAR["size"])
-        images_NCHW, labels = whole.val.array_NCHW, whole.val.labels
+        cifar10 = small_cifar(archive, CIFAR["images"], held_out, CIFAR["size"])
+        images_NCHW, labels = cifar10.val.array_NCHW, cifar10.val.labels
         n = CIFAR["validation"]
-        return replace(whole, val=Split(images_NCHW[:n], labels[:n]), test=Split(images_NCHW[n:], labels[n:]))
+        return replace(cifar10, val=Split(images_NCHW[:n], labels[:n]), test=Split(images_NCHW[n:], labels[n:]))
 
     @cached_property
     def spec(self) -> SearchSpec:
@@ -111,7 +111,7 @@ class PrecisionBench:
         return profile, load_predictor(record["family"], self.blobs.get(record["predictor"]))
 
     def _onboard(self, precision: Precision) -> dict[str, Any]:
-        space, begun = self.space(precision), time.monotonic()
+        space, started_at = self.space(precision), time.monotonic()
         net = space.supernet(0).eval()
 
         def export(arch: Arch) -> bytes:
@@ -128,7 +128,7 @@ class PrecisionBench:
             "family": fitted.family,
             "predictor": fitted.blob,
             "mape": fitted.card.mape or float("nan"),
-            "onboarding_s": time.monotonic() - begun,
+            "onboarding_s": time.monotonic() - started_at,
         }
 
     def supernet(self) -> str:
@@ -206,8 +206,8 @@ def bench(options: Options) -> dict[str, Any]:
         more["verified"],
         {"digits": more["epochs_digits"], "cifar10": more["epochs_cifar"]},
     )
-    kept = {**vars(setting), "space": SPACE, "cifar": CIFAR}
-    runs = FinishedRuns(more["partial"], kept)
+    settings = {**vars(setting), "space": SPACE, "cifar": CIFAR}
+    runs = FinishedRuns(more["partial"], settings)
     blobs = FolderBlobs(more["partial"].with_suffix(".blobs"))
     volume: dict[str, Any] = {}
     points: dict[str, Any] = {}
@@ -215,7 +215,7 @@ def bench(options: Options) -> dict[str, Any]:
         data_set = PrecisionBench(name, setting, runs, blobs, options)
         fronts = {METHOD[p]: [data_set.front(p, seed) for seed in options.seeds] for p in PRECISIONS}
         volume[name], points[name] = volumes(fronts), fronts
-    return {"hypervolume": volume, "seeds": len(options.seeds), "setting": kept, "points": points}
+    return {"hypervolume": volume, "seeds": len(options.seeds), "setting": settings, "points": points}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

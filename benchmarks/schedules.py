@@ -170,9 +170,11 @@ def bench(options: Options) -> Mapping[str, Any]:
             run = future.result()
             finished.keep(running[future], run, f"hypervolume {run['hypervolume']:.4f}")
     data = small_cifar(archive, setting.images, setting.validation, 32)
-    whole = work_of("progressive", setting, data)
+    baseline_work = work_of("progressive", setting, data)
     schedules = {
-        name: summary([finished.runs[f"{name} {seed}"] for seed in options.seeds], work_of(name, setting, data) / whole)
+        name: summary(
+            [finished.runs[f"{name} {seed}"] for seed in options.seeds], work_of(name, setting, data) / baseline_work
+        )
         for name in names
     }
     return {

@@ -109,8 +109,8 @@ def main() -> None:
 
     folder = Path(__file__).resolve().parent
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    chosen = [f"{name}." for name in ("int8", "mixed", "float16") if getattr(arguments, name)]
-    name = f"model.{''.join(chosen)}onnx"
+    suffixes = [f"{name}." for name in ("int8", "mixed", "float16") if getattr(arguments, name)]
+    name = f"model.{''.join(suffixes)}onnx"
     if name not in manifest["files"]:
         parser.error(f"this package holds no {name}")
     model = (folder / name).read_bytes()

@@ -217,8 +217,8 @@ def _metrics_json(
     scores = {task.tested: own.quality}
     scores |= {m.metric("test").name: own.further[m.name] for m in task.further}
     record |= {name: _metric_json(name, value) for name, value in scores.items()}
-    others = ({} if report.int8 is None else {"int8": report.int8}) | dict(report.further)
-    for other, tested in others.items():
+    quantised = ({} if report.int8 is None else {"int8": report.int8}) | dict(report.further)
+    for other, tested in quantised.items():
         record[f"{other}_{task.tested}"] = {**_metric_json(task.tested, tested.quality), "precision": other}
     return dict(sorted(record.items()))
 

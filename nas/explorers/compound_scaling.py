@@ -32,8 +32,8 @@ class ScalingFactors:
     @classmethod
     def of(cls, factor: float, alpha: float = FAST) -> ScalingFactors:
         """Those by which MACs are scaled by ``factor``: depth x width^2 x resolution^2 = factor."""
-        rest = 1.0 - alpha
-        return cls(factor ** (rest / 2), factor ** (alpha / 2), factor ** (rest / 4))
+        beta = 1.0 - alpha  # of depth and resolution
+        return cls(factor ** (beta / 2), factor ** (alpha / 2), factor ** (beta / 4))
 
     def on(self, axis: str) -> float:
         """The factor of the decisions of an axis, 1 for those that are not scaled."""

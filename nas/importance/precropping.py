@@ -83,7 +83,7 @@ def width_shares(layers: Sequence[LayerSaliency], density_by_layer: Sequence[flo
     for the square root of its density, which is also what is preferred where layers leave a choice: so equal densities
     p give the share sqrt(p) everywhere."""
     groups = sorted({group for layer in layers for shares in layer.shares_by_axis for group in shares})
-    rows, wanted, prior = [], [], {group: list[float]() for group in groups}
+    rows, targets, prior = [], [], {group: list[float]() for group in groups}
     for layer, density in zip(layers, density_by_layer, strict=True):
         row = np.zeros(len(groups))
         for shares in layer.shares_by_axis:
@@ -91,10 +91,10 @@ def width_shares(layers: Sequence[LayerSaliency], density_by_layer: Sequence[flo
                 row[groups.index(group)] += share
                 prior[group].append(0.5 * np.log(density))
         rows.append(row)
-        wanted.append(0.5 * len(layer.shares_by_axis) * np.log(density))
+        targets.append(0.5 * len(layer.shares_by_axis) * np.log(density))
     preferred = np.array([np.mean(prior[group]) for group in groups])
     a = np.concatenate([np.stack(rows), _PRIOR * np.eye(len(groups))])
-    b = np.concatenate([wanted, _PRIOR * preferred])
+    b = np.concatenate([targets, _PRIOR * preferred])
     solution = lsq_linear(a, b, bounds=(-np.inf, 0.0)).x
     return {group: float(np.exp(value)) for group, value in zip(groups, solution, strict=True)}
 

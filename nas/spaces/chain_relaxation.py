@@ -63,7 +63,7 @@ class ChainRelaxation:
             parameter_free=(len(labels),),
             available=tuple(tuple(label in row.labels for label in operations) for row in self.rows),
         )
-        self._chosen = [_choices_by_column(row, operations) for row in self.rows]
+        self._choices_by_row = [_choices_by_column(row, operations) for row in self.rows]
 
     def discretise(self, scores_EO: Floats) -> Genes:
         """The canonical network with the highest score in each row, shape (G,). A stage ends before the first of its
@@ -76,7 +76,7 @@ class ChainRelaxation:
         best_NE = np.where(self.relaxation.mask, scores_NEO, -np.inf).argmax(axis=2)
         genes_NG = np.tile(self._held_G, (len(best_NE), 1))
         ended: dict[int, NDArray[np.bool_]] = {}
-        for row, chosen_OK, best_N in zip(self.rows, self._chosen, best_NE.T, strict=True):
+        for row, chosen_OK, best_N in zip(self.rows, self._choices_by_row, best_NE.T, strict=True):
             exists_N = np.ones(len(best_N), dtype=bool)
             if row.required is not None:
                 gene, level = row.required
@@ -91,7 +91,7 @@ class ChainRelaxation:
         """A network as weights 0 and 1, shape (E, O). Blocks behind one that was left out have rows of zeros."""
         table_EO = np.zeros(self.relaxation.shape)
         reached: dict[int, int] = {}  # the level that the blocks before need
-        for e, (row, chosen_OK) in enumerate(zip(self.rows, self._chosen, strict=True)):
+        for e, (row, chosen_OK) in enumerate(zip(self.rows, self._choices_by_row, strict=True)):
             if row.required is not None and genes_G[row.required[0]] < row.required[1]:
                 gene, level = row.required
                 table_EO[e, self.relaxation.skip] = float(row.ends and genes_G[gene] >= reached.get(gene, 0))

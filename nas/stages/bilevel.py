@@ -96,12 +96,12 @@ class BilevelStage:
                             yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
                             break
             start = TrainState()
-            kept: Weights = {"net": learning.net.state_dict()}
+            weights: Weights = {"net": learning.net.state_dict()}
             if learning.conditioning is not None:
                 learning.conditioning.settle(is_within_bounds(problem))
-                kept["hypernetwork"] = learning.conditioning.net.state_dict()
+                weights["hypernetwork"] = learning.conditioning.net.state_dict()
             run = run_record(problem, resources, learning, seed)
-            net_blob = resources.blobs.put(TrainState(0, 0, kept).to_bytes())
+            net_blob = resources.blobs.put(TrainState(0, 0, weights).to_bytes())
             runs.append(replace(run, supernet=net_blob, conditioned=learning.conditioning is not None))
             yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, net_blob)  # so that it is kept
             best = max(runs, key=lambda r: (r.val_accuracy, -r.seed))

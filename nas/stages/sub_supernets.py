@@ -194,11 +194,11 @@ class SubSupernetsStage:
             return
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
         if partition.size == 1:
-            yield from self._whole(self.max_subspaces)._run(problem, resources, state, partition)
+            yield from self._undivided(self.max_subspaces)._run(problem, resources, state, partition)
         else:
             yield from self._run(problem, resources, state, partition)
 
-    def _whole(self, subspaces: int) -> SubSupernetsStage:
+    def _undivided(self, subspaces: int) -> SubSupernetsStage:
         """This stage for a space that stays whole: it trains for as many steps as ``subspaces`` would, and there is
         nothing to compare."""
         options = self.options

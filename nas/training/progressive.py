@@ -233,7 +233,7 @@ class Training:
         """One optimiser step. Raises HwnasError when the loss is no longer finite."""
         phase, steps = self.recipe.phases[p], self.lengths[p]
         candidates, size, images = self._batch(p, step)
-        archs = self._chosen(phase, candidates, size, images)
+        archs = self._select(phase, candidates, size, images)
         lr, factor = rate(phase, step, steps, self._per_epoch), ramp(phase, step, steps, self._per_epoch)
         loss = self.learn(p, archs, size, images, lr, factor)
         if not math.isfinite(loss):
@@ -285,7 +285,7 @@ class Training:
 
         return candidates, loader.batch_size, images
 
-    def _chosen(
+    def _select(
         self, phase: Phase, candidates: Sequence[Sequence[Arch]], size: int, images: ImagesInParts
     ) -> list[Arch]:
         """One of the candidates for each network: that with the least or the largest loss on the first part of the
@@ -296,8 +296,8 @@ class Training:
         if self._ranks.rank.index == 0:
             mixed = images(self._trainer.micro_batches(size)[0])
             choice = " ".join(str(self._preferred(phase, drawn, mixed)) for drawn in candidates)
-        chosen = map(int, self._ranks.values(choice)[0].split())
-        return [drawn[i] for drawn, i in zip(candidates, chosen, strict=True)]
+        positions = map(int, self._ranks.values(choice)[0].split())
+        return [drawn[i] for drawn, i in zip(candidates, positions, strict=True)]
 
     @torch.no_grad()
     def _preferred(self, phase: Phase, drawn: Sequence[Arch], mixed: MixedImages) -> int:
@@ -422,8 +422,8 @@ def _freeze(net: Supernet) -> Supernet:
 def rate(phase: Phase, step: int, steps: int, per_epoch: int) -> float:
     """The learning rate of a step of a phase."""
     begin, end = phase.curve
-    whole = steps / (end - begin)
-    return cosine_rate(phase.lr, begin * whole + step, whole, 0.0 if begin else phase.warmup_epochs * per_epoch)
+    on_curve = steps / (end - begin)
+    return cosine_rate(phase.lr, begin * on_curve + step, on_curve, 0.0 if begin else phase.warmup_epochs * per_epoch)
 
 
 def ramp(phase: Phase, step: int, steps: int, per_epoch: int) -> float:

@@ -21,7 +21,7 @@ from nas.core.errors import InvalidSpec
 from nas.models.execution import GraphModule
 from nas.models.graph import ModelGraph
 
-_APART, _TOGETHER = 0.3, 0.5  # shares of all epochs: all blocks by themselves, and at the end one
+_BY_BLOCKS, _AS_ONE = 0.3, 0.5  # shares of all epochs: all blocks by themselves, and at the end one
 _RIDGE = 1e-3  # of the first maps, relative to the mean square of a feature
 
 
@@ -50,10 +50,10 @@ def block_ends(student: ModelGraph, teacher: ModelGraph, blocks: int) -> tuple[s
             f"retrain.distillation.blocks: expected at most {len(points) + 1}, since a network and its teacher can be "
             f"cut at {len(points)} places alike, got {blocks}"
         )
-    wanted = [len(teacher.nodes) * i / blocks for i in range(1, blocks)]
+    targets = [len(teacher.nodes) * i / blocks for i in range(1, blocks)]
     ends: list[str] = []
-    for i, position in enumerate(wanted):
-        first, last = (points.index(ends[-1]) + 1 if ends else 0), len(points) - (len(wanted) - 1 - i)
+    for i, position in enumerate(targets):
+        first, last = (points.index(ends[-1]) + 1 if ends else 0), len(points) - (len(targets) - 1 - i)
         ends.append(min(points[first:last], key=lambda name: abs(positions[name] - position)))
     return tuple(ends)
 
@@ -62,13 +62,13 @@ def active_ends(ends: tuple[str, ...], epoch: int, epochs: int) -> tuple[str, ..
     """The cuts of an epoch: at first all, then every second, every fourth and so on, at last none."""
     merges = len(ends).bit_length()  # until no cut is left
     share = epoch / epochs
-    if share < _APART:
+    if share < _BY_BLOCKS:
         merged = 0
-    elif share >= 1.0 - _TOGETHER:
+    elif share >= 1.0 - _AS_ONE:
         merged = merges
     else:
         steps = max(1, merges - 1)
-        merged = min(steps, 1 + int(steps * (share - _APART) / (1.0 - _TOGETHER - _APART)))
+        merged = min(steps, 1 + int(steps * (share - _BY_BLOCKS) / (1.0 - _AS_ONE - _BY_BLOCKS)))
     return ends[2**merged - 1 :: 2**merged]
 
 

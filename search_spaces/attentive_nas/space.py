@@ -41,13 +41,13 @@ def _odd(values: tuple[int, ...]) -> tuple[int, ...]:
     return values
 
 
-_Some = Field(min_length=1, max_length=_CHOICES)
-Widths = Annotated[tuple[Annotated[int, Field(ge=8, le=4096, multiple_of=8)], ...], _Some, AfterValidator(_rising)]
-Resolutions = Annotated[tuple[Annotated[int, Field(ge=4, le=2048)], ...], _Some, AfterValidator(_rising)]
-Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], _Some, AfterValidator(_rising)]
-Expands = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], _Some, AfterValidator(_rising)]
+_NotEmpty = Field(min_length=1, max_length=_CHOICES)
+Widths = Annotated[tuple[Annotated[int, Field(ge=8, le=4096, multiple_of=8)], ...], _NotEmpty, AfterValidator(_rising)]
+Resolutions = Annotated[tuple[Annotated[int, Field(ge=4, le=2048)], ...], _NotEmpty, AfterValidator(_rising)]
+Depths = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], _NotEmpty, AfterValidator(_rising)]
+Expands = Annotated[tuple[Annotated[int, Field(ge=1, le=16)], ...], _NotEmpty, AfterValidator(_rising)]
 Kernels = Annotated[
-    tuple[Annotated[int, Field(ge=1, le=31)], ...], _Some, AfterValidator(_rising), AfterValidator(_odd)
+    tuple[Annotated[int, Field(ge=1, le=31)], ...], _NotEmpty, AfterValidator(_rising), AfterValidator(_odd)
 ]
 
 
@@ -193,8 +193,8 @@ class AttentiveNAS(ChainSpace[SpaceParams]):
         self, resolution: int, widths: Sequence[int], depths: str, kernels: str, expands: str
     ) -> tuple[int, ...]:
         stages = zip(widths[1:-1], map(int, depths), map(int, kernels), map(int, expands), strict=True)
-        chosen = [resolution, widths[0], *(choice for stage in stages for choice in stage), widths[-1]]
-        return tuple(d.choices.index(choice) for d, choice in zip(self.decisions, chosen, strict=True))
+        published = [resolution, widths[0], *(choice for stage in stages for choice in stage), widths[-1]]
+        return tuple(d.choices.index(choice) for d, choice in zip(self.decisions, published, strict=True))
 
     def supernet(self, seed: int) -> Any:
         """A fresh supernet, weights drawn from ``seed``."""

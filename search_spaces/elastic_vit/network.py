@@ -182,10 +182,16 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
             assert isinstance(plain, TransformerBlock)
             block.fill(plain)
         own = [self.patch_weight, self.patch_bias, self.positions, self.norm.weight, self.norm.bias]
-        given = [net.patch_embed.proj.weight, net.patch_embed.proj.bias, net.pos_embed, net.norm.weight, net.norm.bias]
+        tensors = [
+            net.patch_embed.proj.weight,
+            net.patch_embed.proj.bias,
+            net.pos_embed,
+            net.norm.weight,
+            net.norm.bias,
+        ]
         pairs = zip(
             [*own, self.head.weight, self.head.bias, self.class_token],
-            [*given, net.head.weight, net.head.bias, net.cls_token],
+            [*tensors, net.head.weight, net.head.bias, net.cls_token],
             strict=True,
         )
         for parameter, tensor in pairs:

@@ -125,13 +125,13 @@ class FBNetSupernet(RelaxedSupernet):
             self.classifier = ElasticLinear(final.out_channels, classifier.out_features)
 
     def _blocks(self, arch: Arch) -> dict[str, Block]:
-        chosen: dict[str, Block] = {}
+        blocks: dict[str, Block] = {}
         for (place, operations), gene in zip(self.places.items(), arch.genes, strict=True):
             assert isinstance(operations, nn.ModuleList)
             block = operations[gene]
             assert isinstance(block, Block)
-            chosen[place] = block
-        return chosen
+            blocks[place] = block
+        return blocks
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
         """Logits (B, classes) of ``arch``."""

@@ -137,9 +137,9 @@ class Hybrid(ChainSpace[HybridParams]):
         c = self.config
         out = [Decision("resolution", c.resolutions)]
         for s, stage in enumerate(c.stages):
-            most = c.depths[-1] if stage.transformers else 1
+            transformer_counts = c.depths[-1] if stage.transformers else 1
             out += [Decision(f"stage{s + 1}.width", c.widths), Decision(f"stage{s + 1}.depth", c.depths)]
-            out += [Decision(f"stage{s + 1}.transformers", tuple(range(most)))]
+            out += [Decision(f"stage{s + 1}.transformers", tuple(range(transformer_counts)))]
             out += [Decision(f"stage{s + 1}.expand", c.expands)]
         return tuple(out)
 

@@ -152,8 +152,8 @@ class ElasticTransformerBlock(nn.Module):
         own = [self.qkv_weight, self.qkv_bias, self.proj_weight, self.proj_bias]
         own += [self.fc1_weight, self.fc1_bias, self.fc2_weight, self.fc2_bias]
         linears = (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2)
-        given = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
-        for parameter, tensor in zip(own, given, strict=True):
+        plain_tensors = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
+        for parameter, tensor in zip(own, plain_tensors, strict=True):
             parameter.copy_(tensor.view_as(parameter))
 
     @torch.no_grad()

@@ -52,8 +52,8 @@ def teacher_payload(session: Session, spec: SearchSpec) -> TeacherPayload | None
         raise InvalidSpec(f"retrain.teacher: search {teacher.search!r} has no exported network {teacher.network!r}")
     of_teacher = SearchSpec.model_validate(job.spec)
     parent = parent_blobs(session, of_teacher.space)
-    known = (teacher.search, teacher.network, of_teacher.space, artifact.blob, parent, of_teacher.precision)
-    return TeacherPayload(*known)
+    space, precision = of_teacher.space, of_teacher.precision
+    return TeacherPayload(teacher.search, teacher.network, space, artifact.blob, parent, precision)
 
 
 def _package_of(network: str) -> str:

@@ -259,6 +259,6 @@ def test_a_search_in_mixed_precision_allocates_verifies_and_exports_what_it_foun
     scored_at = next(i for i in range(at, len(log)) if isinstance(log[i], Evaluated))
     for cut in (at, scored_at):  # what follows the cut, up to the end of the stage, is the same
         again = run(folder, p, log[: cut + 1], KeepingDevice())
-        rest = [*takewhile(lambda e: not (isinstance(e, StageStarted) and e.stage == "verify"), again)]
+        later = [*takewhile(lambda e: not (isinstance(e, StageStarted) and e.stage == "verify"), again)]
         before = fold_all(log[: cut + 1])
-        assert fold_all(stored(rest), before).candidates.keys() == state.candidates.keys()
+        assert fold_all(stored(later), before).candidates.keys() == state.candidates.keys()

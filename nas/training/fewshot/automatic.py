@@ -47,20 +47,20 @@ class GroupConflict:
 
 def conflict_of(gene: int, choices: Sequence[int], similarity_RNN: Floats, tests: int) -> GroupConflict:
     """Of a decision's ``choices``, by similarities of R batches. ``tests``: how many decisions are compared."""
-    chosen, judged = similarity_RNN[0::2], similarity_RNN[1::2]
-    groups = min_cut(chosen.mean(axis=0))
-    across_R = judged[:, groups[0]][:, :, groups[1]].mean(axis=(1, 2))
+    grouping_RNN, testing_RNN = similarity_RNN[0::2], similarity_RNN[1::2]
+    groups = min_cut(grouping_RNN.mean(axis=0))
+    across_R = testing_RNN[:, groups[0]][:, :, groups[1]].mean(axis=(1, 2))
     error = across_R.std(ddof=1) / np.sqrt(len(across_R))
     upper = across_R.mean() + stdtrit(len(across_R) - 1, 1.0 - LEVEL / tests) * error
-    held_out = judged.mean(axis=0)
-    others = [score(held_out, other) for other in bipartitions(len(choices)) if set(other) != set(groups)]
+    held_out = testing_RNN.mean(axis=0)
+    random_scores = [score(held_out, other) for other in bipartitions(len(choices)) if set(other) != set(groups)]
     named = tuple(tuple(choices[i] for i in group) for group in groups)
-    whole = similarity_RNN.mean(axis=0)
+    similarity_NN = similarity_RNN.mean(axis=0)
     return GroupConflict(
-        GradientMatching(gene, whole, (named[0], named[1]), score(whole, groups)),
+        GradientMatching(gene, similarity_NN, (named[0], named[1]), score(similarity_NN, groups)),
         float(upper),
         score(held_out, groups),
-        float(np.quantile(others, QUANTILE)) if others else None,
+        float(np.quantile(random_scores, QUANTILE)) if random_scores else None,
     )
 
 

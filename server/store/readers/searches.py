@@ -145,13 +145,13 @@ class _Page:
     """What the schemas of some searches need beside their rows, read at once."""
 
     def __init__(self, session: Session, jobs: Sequence[Job], now: float) -> None:
-        ids, begun = [job.id for job in jobs], [job.id for job in jobs if job.point_count]
+        ids, scored = [job.id for job in jobs], [job.id for job in jobs if job.point_count]
         self._fronts: dict[tuple[str, str], FrontOverview] = {}
         self._hypervolumes: dict[str, list[HypervolumeAt]] = {}
-        if begun:  # what was only just submitted has no front
-            rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(begun)))
+        if scored:  # what was only just submitted has no front
+            rows = session.scalars(select(FrontRow).where(FrontRow.job_id.in_(scored)))
             self._fronts = {(row.job_id, row.device): FrontOverview.of(row) for row in rows}
-            self._hypervolumes = load_hypervolumes(session, begun)
+            self._hypervolumes = load_hypervolumes(session, scored)
         marks = select(MarkRow).where(MarkRow.job_id.in_(ids), MarkRow.arch_id == OF_SEARCH)
         self._marks = {row.job_id: row for row in session.scalars(marks)}
         self._waiting = wait_reasons(session, jobs, now)

@@ -38,8 +38,8 @@ def path_of(blobs: FolderBlobs, checkpoint: Checkpoint) -> Path:
 
 def test_whole_checkpoints_change_nothing(blobs: FolderBlobs) -> None:
     log: list[Event] = [StageStarted("train", 0, 2), *checkpoints(blobs)]
-    whole = without_damaged_checkpoints(log, blobs)
-    assert (list(whole.events), whole.warnings) == (log, ())
+    undamaged = without_damaged_checkpoints(log, blobs)
+    assert (list(undamaged.events), undamaged.warnings) == (log, ())
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
@@ -49,13 +49,13 @@ def test_the_newest_whole_checkpoint_counts_and_it_is_said(blobs: FolderBlobs, d
     for checkpoint in written[len(written) - damaged :]:
         damage(path_of(blobs, checkpoint))
     others = checkpoints(blobs, "explore", 2)
-    whole = without_damaged_checkpoints([StageStarted("train", 0, 2), *written, *others], blobs)
-    state = fold_all(whole.events)
+    undamaged = without_damaged_checkpoints([StageStarted("train", 0, 2), *written, *others], blobs)
+    state = fold_all(undamaged.events)
     assert state.checkpoints.get("train") == (written[3 - damaged] if damaged < 4 else None)
     assert state.checkpoints["explore"] == others[-1]
     then = f"goes on from the one at step {4 - damaged}" if damaged < 4 else "begins anew"
     text = f"the checkpoint at step 4 of stage train is damaged; the stage {then}"
-    assert whole.warnings == (Warned("train", text),)
+    assert undamaged.warnings == (Warned("train", text),)
 
 
 def test_a_stage_that_finished_with_a_damaged_checkpoint_runs_again(blobs: FolderBlobs) -> None:

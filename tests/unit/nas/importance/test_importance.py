@@ -138,8 +138,8 @@ def test_the_hypergradient_of_a_linear_loss_is_that_of_its_solved_lower_level() 
     theta = -mask * gradient / gamma  # argmin of g (m theta) + gamma/2 theta^2
     (gradient * mask * theta).sum().backward()  # type: ignore[no-untyped-call]
     assert mask.grad is not None
-    found = bip.hypergradient(theta.detach(), mask.detach(), gradient, gamma)
-    assert found.tolist() == [-2.0, -16.0] == mask.grad.tolist()
+    hypergradient = bip.hypergradient(theta.detach(), mask.detach(), gradient, gamma)
+    assert hypergradient.tolist() == [-2.0, -16.0] == mask.grad.tolist()
 
 
 @pytest.mark.long
