@@ -107,40 +107,46 @@ def _published(*stages: str) -> tuple[int, ...]:
     return tuple(_NAMES.index(name) for stage in stages for name in stage.split())
 
 
+_NETWORKS = {
+    "FBNet-A": _published(
+        "skip",
+        "k3_e3 k3_e1 skip skip",
+        "k5_e6 k3_e3 k5_e1 k3_e3",
+        "k5_e6 k5_e3 k5_e1_g2 k5_e6",
+        "k3_e6 k5_e1_g2 k5_e3 k3_e1_g2",
+        "k5_e6 k5_e6 k5_e3 k5_e6",
+        "k5_e6",
+    ),
+    "FBNet-B": _published(
+        "k3_e1",
+        "k3_e6 k5_e1 k3_e1 k3_e1",
+        "k5_e6 k5_e3 k3_e6 k5_e6",
+        "k5_e6 k5_e1 skip k5_e3",
+        "k5_e6 k3_e1 k5_e1 k5_e3",
+        "k5_e6 k5_e1 k5_e6 k5_e6",
+        "k3_e6",
+    ),
+    "FBNet-C": _published(
+        "k3_e1",
+        "k3_e6 skip k3_e1 k3_e1",
+        "k5_e6 k5_e3 k5_e6 k3_e6",
+        "k5_e6 k5_e3 k5_e6 k5_e6",
+        "k5_e6 k5_e6 k5_e6 k5_e3",
+        "k5_e6 k5_e6 k5_e6 k5_e6",
+        "k3_e6",
+    ),
+}
+"""The networks that FBNet found for three devices (FBNet, figure 4)."""
+
 PUBLISHED: dict[str, Mapping[str, tuple[int, ...]]] = {
     "imagenet-small": {
-        "FBNet-A": _published(
-            "skip",
-            "k3_e3 k3_e1 skip skip",
-            "k5_e6 k3_e3 k5_e1 k3_e3",
-            "k5_e6 k5_e3 k5_e1_g2 k5_e6",
-            "k3_e6 k5_e1_g2 k5_e3 k3_e1_g2",
-            "k5_e6 k5_e6 k5_e3 k5_e6",
-            "k5_e6",
-        )
+        "FBNet-A": _NETWORKS["FBNet-A"],
+        "FBNet-B1": _NETWORKS["FBNet-B"],
+        "FBNet-C1": _NETWORKS["FBNet-C"],
     },
-    "imagenet": {
-        "FBNet-B": _published(
-            "k3_e1",
-            "k3_e6 k5_e1 k3_e1 k3_e1",
-            "k5_e6 k5_e3 k3_e6 k5_e6",
-            "k5_e6 k5_e1 skip k5_e3",
-            "k5_e6 k3_e1 k5_e1 k5_e3",
-            "k5_e6 k5_e1 k5_e6 k5_e6",
-            "k3_e6",
-        ),
-        "FBNet-C": _published(
-            "k3_e1",
-            "k3_e6 skip k3_e1 k3_e1",
-            "k5_e6 k5_e3 k5_e6 k3_e6",
-            "k5_e6 k5_e3 k5_e6 k5_e6",
-            "k5_e6 k5_e6 k5_e6 k5_e3",
-            "k5_e6 k5_e6 k5_e6 k5_e6",
-            "k3_e6",
-        ),
-    },
+    "imagenet": {"FBNet-B": _NETWORKS["FBNet-B"], "FBNet-C": _NETWORKS["FBNet-C"]},
 }
-"""The networks that FBNet found for three devices, by the preset that holds them (FBNet, figure 4)."""
+"""By the preset that holds them; B1 and C1 of the authors' repository are B and C with fewer channels at the end."""
 
 
 def build(params: Mapping[str, JsonValue], shape: ImageShape) -> FBNet:
@@ -186,7 +192,7 @@ class FBNet(RelaxedChainSpace[SpaceParams]):
 
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:
-        """FBNet-A in the preset ``imagenet-small``, FBNet-B and FBNet-C in ``imagenet``."""
+        """FBNet-A, B1 and C1 in the preset ``imagenet-small``, FBNet-B and FBNet-C in ``imagenet``."""
         presets = [name for name, preset in PRESETS.items() if preset == self.config]
         return PUBLISHED.get(presets[0], {}) if presets else {}
 

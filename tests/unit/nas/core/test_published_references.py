@@ -52,12 +52,24 @@ def test_published_networks_have_their_printed_macs(space_name: str, preset: str
     assert costs["macs"][0] == pytest.approx(macs, rel=0.02)
 
 
-def test_fbnet_c_has_the_macs_of_its_published_code() -> None:
-    """FBNet (Wu et al., table 4) prints 375 million; the authors' definition of the network gives 2.7 % more."""
-    space = build_space(SpaceSpec(name="fbnet", params={"preset": "imagenet"}), IMAGES)
-    macs = space.costs(np.array([space.published["FBNet-C"]]))["macs"][0]
-    assert macs == 384_960_160
-    assert macs == pytest.approx(375e6, rel=0.03)
+@pytest.mark.parametrize(
+    ("preset", "network", "macs_m", "params_m"),
+    [
+        ("imagenet-small", "FBNet-A", 249.4, 4.3),
+        ("imagenet", "FBNet-B", 295.6, 4.8),
+        ("imagenet-small", "FBNet-B1", 286.8, 4.1),
+        ("imagenet", "FBNet-C", 383.0, 5.5),
+        ("imagenet-small", "FBNet-C1", 374.2, 4.9),
+    ],
+)
+def test_fbnets_have_the_sizes_that_their_authors_print_beside_their_code(
+    preset: str, network: str, macs_m: float, params_m: float
+) -> None:
+    """The paper (Wu et al., table 4) prints 375 million MACs for FBNet-C: those of C1."""
+    space = build_space(SpaceSpec(name="fbnet", params={"preset": preset}), IMAGES)
+    costs = space.costs(np.array([space.published[network]]))
+    assert costs["macs"][0] / 1e6 == pytest.approx(macs_m, rel=0.006)
+    assert costs["params"][0] / 1e6 == pytest.approx(params_m, rel=0.02)
 
 
 def test_a_spec_names_a_published_network() -> None:
