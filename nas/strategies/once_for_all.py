@@ -16,6 +16,7 @@ from nas.core.spec import SearchSpec, parse_spec
 from nas.explorers.automatic import ExplorerName
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
+from nas.training.schedules import SCHEDULES, uniform
 
 _MEAN_SUBNETS = {  # per step of training, at least
     "progressive": 1.5,
@@ -28,7 +29,6 @@ _MEAN_SUBNETS = {  # per step of training, at least
     "alpha": 4.0,
     "curriculum": 4.0,
 }
-_FIRST_PHASE = {"progressive": 0.4, "published": 0.3, "delayed": 0.5, "curriculum": 0.6}  # of all epochs; others: 1
 ScheduleName = Literal[
     "progressive",
     "published",
@@ -81,10 +81,10 @@ class OnceForAllParams(WarmedUpRecipeFields):
 
     @model_validator(mode="after")
     def _warm_up_ends(self) -> OnceForAllParams:
-        first_phase = self.epochs * _FIRST_PHASE.get(self.schedule, 1.0)
-        if self.warmup_epochs is not None and self.warmup_epochs >= max(1.0, first_phase):
+        first_phase = SCHEDULES[self.schedule](self.epochs, self.lr, set())[0].epochs
+        if self.warmup_epochs is not None and self.warmup_epochs >= first_phase:
             raise ValueError(
-                f"warmup_epochs: expected less than the epochs of the first phase, which are {first_phase:g}, got "
+                f"warmup_epochs: expected less than the epochs of the first phase, which are {first_phase}, got "
                 f"{self.warmup_epochs:g}"
             )
         return self
@@ -110,7 +110,6 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.progressive import SupernetRecipe
     from nas.training.recipe import with_fields
-    from nas.training.schedules import SCHEDULES, uniform
 
     params = parse_spec(OnceForAllParams, problem.spec.strategy.params)
     axes = samplers.axes(problem.space.decisions)

@@ -52,6 +52,16 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "first_phase"), [("progressive", 8), ("published", 6), ("delayed", 10), ("curriculum", 12), ("alpha", 20)]
+)
+def test_a_warm_up_ends_within_the_first_phase(schedule: str, first_phase: int) -> None:
+    fields = {"schedule": schedule, "epochs": 20, "warmup_epochs": first_phase - 0.5}
+    OnceForAllParams.model_validate(fields)
+    with pytest.raises(ValueError, match=f"epochs of the first phase, which are {first_phase}, got {first_phase}"):
+        OnceForAllParams.model_validate({**fields, "warmup_epochs": first_phase})
+
+
 def training_by(phases: tuple[Phase, ...], space: SearchSpace, data: Dataset) -> Training:
     recipe = SupernetRecipe(phases, batch_size=16)
     return Training(space.supernet(0), space, data, Pipeline(data, "cpu"), recipe, 0)
