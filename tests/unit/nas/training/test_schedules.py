@@ -53,7 +53,8 @@ def _one_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("schedule", "first_phase"), [("progressive", 8), ("published", 6), ("delayed", 10), ("curriculum", 12), ("alpha", 20)]
+    ("schedule", "first_phase"),
+    [("progressive", 8), ("published", 6), ("delayed", 10), ("curriculum", 12), ("alpha", 20)],
 )
 def test_a_warm_up_ends_within_the_first_phase(schedule: str, first_phase: int) -> None:
     fields = {"schedule": schedule, "epochs": 20, "warmup_epochs": first_phase - 0.5}
