@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, replace
 
 from nas.core import registry
-from nas.core.cost_estimate import CostEstimate, StageCost
+from nas.core.cost_estimate import COST_STAGE, CostEstimate, StageCost
 from nas.core.device import NotMeasuredYet
 from nas.core.errors import DataChanged, InvalidSpec, StorageError
 from nas.core.events import (
@@ -29,8 +29,6 @@ from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
 from nas.stages.conclusions import conclude
-
-COST_STAGE = "cost_estimate"  # the one stage of a dry run
 
 
 def stages_of(problem: Problem) -> tuple[Stage, ...]:

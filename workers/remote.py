@@ -10,14 +10,17 @@ from nas.core.errors import MeasurementRefused
 from nas.core.jobs import AgentResults, MeasurementFailure, MeasurementKey
 from nas.core.ports import BlobStore
 from predictors.measurement.protocol import AGAIN, combine
+from predictors.onboarding.time_limit import unmeasured
 
 
 class RemoteMeasurer:
-    """A ``nas.core.ports.Measurer`` that returns what an agent has measured for this job so far."""
+    """A ``nas.core.ports.Measurer`` that returns what an agent has measured for this job so far. ``out_of_time``: why
+    it will measure no more; None while it may."""
 
-    def __init__(self, results: AgentResults, blobs: BlobStore) -> None:
+    def __init__(self, results: AgentResults, blobs: BlobStore, out_of_time: str | None = None) -> None:
         self._results = results
         self._blobs = blobs
+        self._out_of_time = out_of_time
 
     def __call__(
         self,
@@ -28,7 +31,13 @@ class RemoteMeasurer:
     ) -> Iterator[Measurement]:
         """Return results of the agent. A network whose interval contains the promised latency is requested once more,
         and both results are combined. Raises NotMeasuredYet after storing the models without a result, and
-        MeasurementRefused if the agent could not measure a model."""
+        MeasurementRefused if the agent could not measure a model. Out of time, requests nothing: what has no result is
+        refused."""
+        if self._out_of_time is not None:
+            for network in networks:
+                has_result = self.has_result(network, profile)
+                yield self._result(network, profile) if has_result else unmeasured(profile, self._out_of_time)
+            return
         missing = {n: m for n, m in zip(networks, models, strict=True) if not self.has_result(n, profile)}
         if missing:
             raise NotMeasuredYet(profile, {n: self._blobs.put(m) for n, m in missing.items()})

@@ -81,6 +81,7 @@ from predictors.onboarding.knowledge import NO_KNOWLEDGE, knowledge
 from predictors.onboarding.measured import onboard
 from predictors.onboarding.profiling import profile_for
 from predictors.onboarding.refit import RefitService, can_learn, merge_measurements
+from predictors.onboarding.time_limit import out_of_time
 from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
 from workers.checkpoints import without_damaged_checkpoints
@@ -211,6 +212,7 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     precision = spec.precision if payload.profile is None else payload.profile.protocol.precision
     space = in_precision_of(space, precision)
     net = space.supernet(spec.seed).eval()
+    is_out_of_time = _time_limit(spec.max_hours, payload.busy_seconds)
 
     def export(arch: Arch) -> bytes:
         shape = space.input_shape(arch)
@@ -221,12 +223,13 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
     profile = payload.profile
     if profile is None:
         local = (measure_isolated, profile_for, blobs, state, time.monotonic, relatives, _layer_model)
-        yield from onboard(spec, space, export, *local)
+        yield from onboard(spec, space, export, *local, is_out_of_time=is_out_of_time)
         return
-    measure = RemoteMeasurer(payload.measurements, blobs)
+    reason = out_of_time(spec) if is_out_of_time() else None
+    measure = RemoteMeasurer(payload.measurements, blobs, reason)
 
     def export_if_missing(arch: Arch) -> bytes:
-        return b"" if measure.has_result(arch.id, profile) else export(arch)
+        return b"" if reason is not None or measure.has_result(arch.id, profile) else export(arch)
 
     remote = (measure, lambda *_: profile, blobs, state, time.monotonic, relatives, _layer_model)
     yield from onboard(spec, space, export_if_missing, *remote)
@@ -307,7 +310,7 @@ def _refits(
 
 
 def _time_limit(max_hours: float | None, busy_seconds: float) -> Callable[[], bool]:
-    """Whether a search that has run for ``busy_seconds`` before has used up its hours by now."""
+    """Whether a job that has run for ``busy_seconds`` before has used up its hours by now."""
     deadline = math.inf if max_hours is None else time.monotonic() + 3600 * max_hours - busy_seconds
     return lambda: time.monotonic() >= deadline
 

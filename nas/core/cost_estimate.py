@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.polynomial.legendre import leggauss
 
+COST_STAGE = "cost_estimate"  # the one stage of a dry run
+
 # Between two minutes, a machine that others use as well is this much faster or slower.
 MACHINE_VARIATION = 1.25
 

@@ -138,7 +138,8 @@ class DryRunPayload:
 @dataclass(frozen=True)
 class OnboardingPayload:
     """A device to onboard. ``relative_blobs``: measurements of similar devices. ``profile`` is that of the device's
-    agent, None if a worker measures or nothing is measured. ``parent``: the model that the space names."""
+    agent, None if a worker measures or nothing is measured. ``parent``: the model that the space names.
+    ``busy_seconds``: what earlier attempts and the agent took."""
 
     kind: ClassVar[JobKind] = "device"
     spec: DeviceSpec
@@ -146,6 +147,7 @@ class OnboardingPayload:
     profile: DeviceProfile | None = None
     measurements: AgentResults = field(default_factory=dict)
     parent: ParentBlobs | None = None
+    busy_seconds: float = 0.0
 
 
 @dataclass(frozen=True)

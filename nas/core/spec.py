@@ -463,7 +463,9 @@ class DeviceSpec(_Strict):
 
     ``runtime`` and its ``provider`` (None: its default) run the networks, ``batch`` images at once, in ``precision``.
     Operators of the space that the provider does not run are tried once: networks with them are left out of searches
-    (``exclude``), or measured as the runtime runs them, on another provider (``price``).
+    (``exclude``), or measured as the runtime runs them, on another provider (``price``). After ``max_hours`` of
+    measuring, waiting excluded, no further network is measured, and the predictor is learned from those that were;
+    None: no limit.
     """
 
     name: Name = "this-machine"
@@ -481,6 +483,7 @@ class DeviceSpec(_Strict):
     precision: Precision = "float32"
     unsupported: Literal["exclude", "price"] = "exclude"
     seed: int = Field(default=0, ge=0, lt=2**63)
+    max_hours: float | None = Field(default=None, gt=0, le=87_600, allow_inf_nan=False)
 
     @property
     def target(self) -> RuntimeTarget:
@@ -489,7 +492,7 @@ class DeviceSpec(_Strict):
 
     @model_validator(mode="after")
     def _execution_is_measured(self) -> DeviceSpec:
-        names = ("runtime", "provider", "batch", "precision")
+        names = ("runtime", "provider", "batch", "precision", "max_hours")
         changed = [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
         if changed and self.source in ("table", "roofline"):
             raise ValueError(f"{changed[0]}: expected none where nothing is measured, as with source {self.source!r}")

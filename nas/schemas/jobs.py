@@ -31,9 +31,10 @@ class JobSchema(BaseModel):
     """What searches and device onboardings have in common.
 
     ``waiting`` is what a queued job waits for, such as "waiting for 1 GPU, position 3 of 12". ``busy_seconds`` is the
-    total time that workers spent on it. ``eta_s``: seconds until the whole job ends, estimated from the rate of its
-    last stage, None before that; until then the running stage has an ``eta_s`` of its own, estimated alike, and
-    ``untimed_stages`` names those that follow it, of which no time is known and which no ``eta_s`` counts.
+    total time that workers spent on it. ``eta_s``: seconds until the job ends, estimated from the rate of its running
+    stage and, for those that wait, from what a dry run or an earlier search of the same work has shown, at the pace
+    measured since; None where no waiting stage is known so. ``untimed_stages`` names the stages of which no time is
+    known and which no ``eta_s`` counts.
     """
 
     id: str

@@ -33,6 +33,7 @@ from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
 from predictors.onboarding.knowledge import Knowledge, informative, knowledge
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
 from predictors.onboarding.selection import d_optimal
+from predictors.onboarding.time_limit import out_of_time, unmeasured
 from predictors.onboarding.trial import OperatorTrial, is_worth_trying, try_operators
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 
@@ -52,6 +53,7 @@ def onboard(
     clock: Callable[[], float],
     relatives: Sequence[str] = (),
     export_layer: Callable[[Layer | None], bytes] | None = None,
+    is_out_of_time: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Yields the stages profile, measure and fit; goes on from ``state``. Networks once measured are kept in a
     checkpoint and never measured again.
@@ -59,7 +61,8 @@ def onboard(
     ``relatives`` are blobs of measurements (``predictors.storage.DeviceMeasurements``), of other devices and of this
     one in other spaces, where the device is learned from them: a handful of networks will do then, and they are chosen
     to be informative. ``export_layer`` gives the model of a single layer, or of none, for a predictor that composes
-    them: all layers of the space are then measured before the networks.
+    them: all layers of the space are then measured before the networks. From when it ``is_out_of_time`` on, nothing
+    more is measured on this machine, and the predictor is fitted to what was.
 
     Raises UnknownName for the family, MeasurementRefused if fewer networks could be measured than it needs, and
     NotMeasuredYet as ``measure`` does.
@@ -103,10 +106,10 @@ def onboard(
         ]
         attempt = 1 if earlier is None else earlier.attempts + 1
         unit = "models" if layers else "networks"
-        yield from _measure(models, unit, measurements, measure, profile, blobs, attempt)
+        limited = (out_of_time(spec), is_out_of_time)
+        yield from _measure(models, unit, measurements, measure, profile, blobs, limited, attempt)
         refused = [m.refused for m in measurements[len(single) :] if m.refused is not None]
-        if refused:
-            yield Warned("measure", f"{len(refused)} of {len(genes)} networks were left out: {refused[0]}")
+        yield from _left_out(refused, len(genes), out_of_time(spec))
         counts = MeasureResult(len(genes) - len(refused), len(refused), len(single) if layers else None, attempt)
         yield StageFinished("measure", clock() - started_s, counts.to_json())
 
@@ -183,13 +186,19 @@ def _measure(
     measure: Measurer,
     profile: DeviceProfile,
     blobs: BlobStore,
+    limited: tuple[str, Callable[[], bool]],
     attempt: int = 1,
 ) -> Iterator[Event]:
     """Measure the models that follow those of ``measurements``, to which theirs are appended; then once more those that
     were refused, when the machine may be quieter. ``attempt`` counts the runs of the stage: a later one keeps what was
-    measured and measures again what was refused."""
+    measured and measures again what was refused. ``limited``: why and when measuring ends before that."""
+    reason, is_out_of_time = limited
     group = GROUP if profile.source == "worker" else len(models)  # a device elsewhere is asked for all at once
     for i in range(len(measurements), len(models), group):
+        if is_out_of_time():
+            measurements += [unmeasured(profile, reason)] * (len(models) - i)
+            yield _checkpoint(measurements, blobs)
+            return
         exported = []
         for _, export in models[i : i + group]:
             exported.append(export())
@@ -198,13 +207,22 @@ def _measure(
             measurements.append(replace(measurement, layers=()))
             yield Progress("measure", len(measurements), len(models), unit, message="measuring")
         yield _checkpoint(measurements, blobs)
-    if refused := [i for i, m in enumerate(measurements) if m.refused is not None]:
+    refused = [i for i, m in enumerate(measurements) if m.refused not in (None, reason)]
+    if refused and not is_out_of_time():
         yield Progress("measure", len(measurements), len(models), unit, message="measuring again what was refused")
         exported = [models[i][1]() for i in refused]
         names = [models[i][0] + AGAIN.format("") * attempt for i in refused]
         for i, measurement in zip(refused, measure(exported, profile, names), strict=True):
             measurements[i] = replace(measurement, layers=())
         yield _checkpoint(measurements, blobs)
+
+
+def _left_out(refused: Sequence[str], networks: int, out_of_time: str) -> Iterator[Event]:
+    """What is said of the networks that could not be measured, and of those for which there was no time."""
+    others = [reason for reason in refused if reason != out_of_time]
+    for reasons in ([out_of_time] * (len(refused) - len(others)), others):
+        if reasons:
+            yield Warned("measure", f"{len(reasons)} of {networks} networks were left out: {reasons[0]}")
 
 
 def _checkpoint(measurements: Sequence[Measurement], blobs: BlobStore) -> Checkpoint:

@@ -8,10 +8,10 @@ import anyio
 from starlette.concurrency import run_in_threadpool
 
 from nas.core.access import Principal
+from nas.core.cost_estimate import COST_STAGE
 from nas.core.errors import InvalidSpec
 from nas.core.lifecycle import ENDED
 from nas.core.spec import SearchSpec
-from nas.engine import COST_STAGE
 from nas.schemas.dry_runs import DryRunSchema
 from server.api.validate import SubmissionReport
 from server.store.store import Store

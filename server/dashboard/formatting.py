@@ -135,13 +135,13 @@ def active_stage(job: JobSchema) -> StageSchema | None:
 def time_left(job: JobSchema) -> str:
     """How long the job will take, or at least its running stage, and which stages are not counted; empty where not
     known."""
-    if job.eta_s is not None:
-        return f"estimated: about {duration(job.eta_s)} left"
     stage = next((s for s in job.stages if s.status == "running" and s.eta_s is not None), None)
-    if stage is None or stage.eta_s is None:
+    seconds = job.eta_s if job.eta_s is not None else stage.eta_s if stage is not None else None
+    if seconds is None:
         return ""
-    text = f"{stage.name}, estimated: about {duration(stage.eta_s)} left"
-    return f"{text}; not counted: {', '.join(job.untimed_stages)}" if job.untimed_stages else text
+    what = "" if job.eta_s is not None or stage is None else f"{stage.name}, "
+    not_counted = f"; not counted: {', '.join(job.untimed_stages)}" if job.untimed_stages else ""
+    return f"{what}estimated: about {duration(seconds)} left{not_counted}"
 
 
 def fraction(stage: StageSchema) -> float:

@@ -27,7 +27,7 @@ from nas.core.model_spec import ModelSpec
 from nas.core.runtimes import Precision
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
 from server.store.mapping import card_of
-from server.store.measurements import agent_results
+from server.store.measurements import agent_results, agent_seconds
 from server.store.models import DeviceRow, Job, PointRow, PredictorRow, ReadingRow
 from server.store.onboardings import agent_of
 from server.store.predictor_lookup import energy_of, find_predictor, relatives_of, versions_before
@@ -63,13 +63,14 @@ def _onboarding_payload(session: Session, job: Job) -> OnboardingPayload:
     relatives = tuple(relative.blob for relative in relatives_of(session, spec))
     parent = parent_blobs(session, spec.space)
     if spec.source != "agent":
-        return OnboardingPayload(spec, relatives, parent=parent)
+        return OnboardingPayload(spec, relatives, parent=parent, busy_seconds=job.busy_seconds)
     agent = agent_of(session, job.name)
     if agent is None:
         raise InvalidSpec(f"no agent has registered as {job.name!r}")
     profiling = job.state.finished.get("profile")
     profile = DeviceProfile.from_json(profiling["profile"]) if profiling else agent.profile
-    return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id), parent)
+    busy_s = job.busy_seconds + agent_seconds(session, job.id)
+    return OnboardingPayload(spec, relatives, profile, agent_results(session, job.id), parent, busy_s)
 
 
 def _search_payload(session: Session, job: Job) -> SearchPayload:

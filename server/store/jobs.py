@@ -47,6 +47,7 @@ from server.store.onboardings import register_onboarding
 from server.store.projections import project, thin_progress
 from server.store.queue import capacity_shortage, claimable_jobs, cluster_capacity, is_over_quota, note_urgent_claim
 from server.store.quotas import has_spent_gpu_hours, require_dry_run_quota, require_queue_quota
+from server.store.stage_prices import keep_finished_search, known_prices
 from server.store.transitions import account_busy_time, append_status, change_status
 from server.store.usage import add_usage
 from server.store.user_models import register_intake
@@ -105,6 +106,7 @@ class SqlJobStore:
                     job_commands.discard_created_before(session, now - DRY_RUN_LIFETIME_S, now)
                     require_dry_run_quota(session, by.owner)
                 require_queue_quota(session, by.owner)
+                prices = known_prices(session, by.owner, record) if kind == "search" else {}
                 job = Job(
                     id=secrets.token_hex(6),
                     kind=kind,
@@ -119,7 +121,7 @@ class SqlJobStore:
                     created_at=now,
                     last_seq=0,
                     resources=required,
-                    stages=tuple(StageBar(name) for name in stages),
+                    stages=tuple(StageBar(name, price_s=prices.get(name)) for name in stages),
                 )
                 session.add(job)
                 session.flush()
@@ -299,6 +301,8 @@ class SqlJobStore:
                 ended = session.get(Job, lease.job_id)
                 return ended is not None and (ended.lease_token, ended.status) == (lease.token, status)
             change_status(session, job, status, now, error or "")
+            if job.kind == "search" and status == "succeeded":
+                keep_finished_search(session, job, now)
             return True
 
     def release(self, lease: LeaseToken, crash: str | None = None, delay_s: float = 0.0) -> bool:

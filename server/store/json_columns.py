@@ -54,7 +54,8 @@ class JsonOf(TypeDecorator[T]):
 @dataclass(frozen=True)
 class StageBar:
     """The progress of a stage. ``anchor`` is [time, done] of the first progress of this attempt, ``latest`` the time of
-    the last; ``progress_seqs`` are the numbers of its progress events in the log."""
+    the last; ``progress_seqs`` are the numbers of its progress events in the log. ``price_s``: what the stage was known
+    to take when the job was submitted."""
 
     name: str
     status: str = "waiting"
@@ -67,6 +68,7 @@ class StageBar:
     anchor: tuple[float, int] | None = None
     latest: float | None = None
     progress_seqs: Annotated[tuple[int, ...], Field(alias="kept")] = ()
+    price_s: float | None = None
 
 
 def state_to_json(state: SearchState) -> dict[str, object]:

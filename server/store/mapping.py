@@ -24,6 +24,7 @@ from nas.stages.results import ReferencesResult
 from server.store.cursors import utc
 from server.store.json_columns import StageBar
 from server.store.models import ArtifactRow, Job, PredictorRow
+from server.store.time_left import TimeLeft, stage_time_left_s, time_left
 
 
 def front_keys(*fronts: Front) -> set[tuple[str, str]]:
@@ -133,6 +134,7 @@ def card_schema(row: PredictorRow) -> PredictorCardSchema:
 
 def job_schema(job: Job, state: SearchState, waiting: str | None, now: float) -> JobSchema:
     """What searches and device onboardings have in common. ``waiting`` is what a queued job waits for."""
+    left = time_left(job.stages, state.seconds, now) if job.status in LEASED else TimeLeft(None, ())
     return JobSchema(
         id=job.id,
         status=job.status,
@@ -147,8 +149,8 @@ def job_schema(job: Job, state: SearchState, waiting: str | None, now: float) ->
         error=job.error,
         stages=[_stage_schema(job, bar, state, now) for bar in job.stages],
         warnings=list(state.warnings),
-        eta_s=_eta_s(job, now),
-        untimed_stages=[bar.name for bar in job.stages if bar.status == "waiting"] if job.status in LEASED else [],
+        eta_s=left.seconds,
+        untimed_stages=list(left.untimed),
         last_event=job.last_seq,
     )
 
@@ -166,27 +168,8 @@ def _stage_schema(job: Job, bar: StageBar, state: SearchState, now: float) -> St
         total=bar.total,
         unit=bar.unit,
         seconds=seconds,
-        eta_s=_stage_eta_s(bar, now) if active and job.status in LEASED else None,
+        eta_s=stage_time_left_s(bar, now) if active and job.status in LEASED else None,
         values=bar.values,
         message=bar.message,
         result=dict(state.finished.get(bar.name, {})),
     )
-
-
-def _eta_s(job: Job, now: float) -> float | None:
-    """Estimated seconds until the job is done: those of its running stage where no other waits behind it."""
-    if job.status not in LEASED or any(bar.status == "waiting" for bar in job.stages):
-        return None
-    running = [bar for bar in job.stages if bar.status == "running"]
-    return _stage_eta_s(running[-1], now) if running else None
-
-
-def _stage_eta_s(bar: StageBar, now: float) -> float | None:
-    """Estimated seconds until a running stage is done, at the rate of its present attempt."""
-    if bar.anchor is None or bar.latest is None:
-        return None
-    at, done = bar.anchor
-    if bar.done <= done or bar.latest <= at:
-        return None
-    rate = (bar.done - done) / (bar.latest - at)
-    return max(0.0, float((bar.total - bar.done) / rate - (now - bar.latest)))

@@ -14,7 +14,7 @@ from itertools import pairwise
 from statistics import median
 from typing import cast
 
-from sqlalchemy import ColumnElement, Engine, func, or_, select, update
+from sqlalchemy import ColumnElement, Engine, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from nas.core.access import Principal
@@ -22,6 +22,7 @@ from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import AgentBusy, Conflict, Forbidden, InvalidInput, NotFound
 from nas.core.events import MeasurementsWanted
 from nas.core.jobs import JobKind, MeasurementFailure, MeasurementKey
+from nas.core.spec import DeviceSpec
 from nas.core.timing import MeasurementTask, Timing
 from server.store import audit
 from server.store.clock import DatabaseClock
@@ -159,7 +160,9 @@ class Measurements:
             failed = isinstance(result, MeasurementFailure)
             row.status, row.result, row.raw = "failed" if failed else "done", result, None if failed else timing
             row.lease_instance = row.lease_expires_at = None
-            row.updated_at = now
+            row.seconds, row.updated_at = now - row.updated_at, now
+            session.flush()
+            _withdraw_out_of_time(session, session.get_one(Job, row.job_id))
 
     def release(self, name: str, task_id: str, lease: str, by: Principal) -> None:
         """Return a task to the queue without counting the attempt, when its agent stops."""
@@ -251,6 +254,19 @@ def agent_results(session: Session, job_id: str) -> dict[MeasurementKey, Measure
     columns = (MeasurementRow.device, MeasurementRow.network, MeasurementRow.protocol, MeasurementRow.result)
     rows = session.execute(select(*columns).where(MeasurementRow.job_id == job_id, MeasurementRow.status.not_in(OPEN)))
     return {MeasurementKey(row.device, row.network, row.protocol): row.result for row in rows}
+
+
+def agent_seconds(session: Session, job_id: str) -> float:
+    """What agents took for the results of a job, in seconds."""
+    return session.scalar(select(func.sum(MeasurementRow.seconds)).where(MeasurementRow.job_id == job_id)) or 0.0
+
+
+def _withdraw_out_of_time(session: Session, job: Job) -> None:
+    """Withdraw what an onboarding still asks for once its time is used up, so that it goes on with the results."""
+    max_hours = DeviceSpec.model_validate(job.spec).max_hours if job.kind == "device" else None
+    if max_hours is not None and job.busy_seconds + agent_seconds(session, job.id) >= 3600 * max_hours:
+        open_tasks = (MeasurementRow.job_id == job.id, MeasurementRow.status.in_(OPEN))
+        session.execute(delete(MeasurementRow).where(*open_tasks))
 
 
 def agent_wait_reasons(session: Session, job_ids: Collection[str], now: float) -> dict[str, str]:

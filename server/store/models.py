@@ -354,7 +354,7 @@ class MeasurementRow(Base):
     ``position`` is its place among those requested together; ``profile`` is the device with the protocol to
     measure by, ``protocol`` that protocol's id, ``blob`` the model.
     ``status`` is queued, leased, done or failed; ``result`` a ``Measurement`` as JSON, or an ``error``; ``raw`` the
-    times that it was made from.
+    times that it was made from; ``seconds`` what the agent took for it.
     """
 
     __tablename__ = "measurements"
@@ -379,6 +379,7 @@ class MeasurementRow(Base):
     lease_expires_at: Mapped[float | None]
     result: Mapped[Measurement | MeasurementFailure | None] = mapped_column(ResultColumn)
     raw: Mapped[Timing | None] = mapped_column(TimingColumn)
+    seconds: Mapped[float | None]
     created_at: Mapped[float]
     updated_at: Mapped[float]
 
@@ -490,6 +491,18 @@ class UsageRow(Base):
     evaluations: Mapped[int] = mapped_column(BigInteger, default=0)
     busy_seconds: Mapped[float] = mapped_column(default=0.0)
     gpu_seconds: Mapped[float] = mapped_column(default=0.0)
+
+
+class StagePricesRow(Base):
+    """What stages take, ``seconds`` by name, as an owner's latest dry run or search of this ``work`` has shown."""
+
+    __tablename__ = "stage_prices"
+    __table_args__ = (Index(None, "at"),)
+
+    owner: Mapped[str] = mapped_column(String(120), primary_key=True)
+    work: Mapped[str] = mapped_column(String(64), primary_key=True)
+    seconds: Mapped[dict[str, float]]
+    at: Mapped[float]
 
 
 class UrgentClaimRow(Base):

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
 from nas.core.candidates import ORIGINS, CandidateTable, Rows
+from nas.core.cost_estimate import COST_STAGE
 from nas.core.device import OnDevice
 from nas.core.events import (
     Candidate,
@@ -37,6 +38,7 @@ from nas.core.events import (
 from server.store.device_projections import add_reading, add_version, project_onboarding
 from server.store.json_columns import StageBar
 from server.store.models import ALL_DEVICES, ArtifactRow, Base, HypervolumeRow, Job, PointRow
+from server.store.stage_prices import keep_dry_run
 from server.store.usage import add_usage
 from server.store.user_models import project_intake
 
@@ -131,6 +133,8 @@ def project(session: Session, job: Job, numbered: Sequence[tuple[int, Event]], a
         project_onboarding(session, job, events, after, at)
     if job.kind == "model":
         project_intake(session, job, events)
+    if job.kind == "dry_run" and (cost := after.finished.get(COST_STAGE)) is not None:
+        keep_dry_run(session, job, cost, at)
     if job.kind == "search":
         for event in events:
             if isinstance(event, Measured):

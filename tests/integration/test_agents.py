@@ -26,13 +26,14 @@ from sqlalchemy import select
 from agent import main as agent_main
 from agent.main import Agent, MeasuredWay
 from agent.service import ServiceClient, ServiceError
+from nas.blobs import open_blobs
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch
 from nas.core.cost_estimate import StageCost
 from nas.core.device import DeviceProfile, MeasurementProtocol, NotMeasuredYet, changes, verification_status
 from nas.core.errors import AgentBusy, Conflict, Forbidden, HwnasError, InvalidInput, MeasurementRefused, NotFound
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
-from nas.core.jobs import Lease, LeaseToken, MeasurementFailure, MeasurementKey
+from nas.core.jobs import AgentResults, Lease, LeaseToken, MeasurementFailure, MeasurementKey, OnboardingPayload
 from nas.core.scheduling import NodeResources
 from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.engine import estimate_search_cost
@@ -159,6 +160,28 @@ def test_job_waits_for_its_agent_and_receives_the_results(store: Store, clock: f
     assert again.job_id == job
     assert again.payload.measurements == {MeasurementKey(PI.name, n, PI.protocol.id): MEASURED for n in ("a", "b")}
     assert store.jobs.leases_of("worker") == [LeaseToken(job, again.token)]
+
+
+def test_onboarding_goes_on_with_what_its_agent_measured_in_time(store: Store, clock: fakes.Clock) -> None:
+    register(store)
+    spec = fakes.device_spec(name="pi", source="agent", max_hours=0.01)  # 36 s
+    store.jobs.submit(spec, None, stages=("profile", "measure", "fit"))
+    lease = store.jobs.claim("worker", 100.0)
+    assert lease is not None
+    clock.pass_(5.0)
+    assert fakes.append(store, lease, [StageStarted("measure", 1, 3), want("a", "b", "c", "d")]) == "stop"
+    for seconds in (16.0, 14.0, 10.0):  # 5 s on the worker, and 35, then 45
+        assert store.jobs.claim("worker", 100.0) is None
+        clock.pass_(3600.0)  # while the agent is off
+        task = claim(store)
+        clock.pass_(seconds)
+        finish(store, task)
+    assert store.measurements.claim("pi", "one", LOCAL) is None
+    again = store.jobs.claim("worker", 100.0)
+    assert again is not None
+    assert isinstance(again.payload, OnboardingPayload)
+    assert {key.network for key in again.payload.measurements} == {"a", "b", "c"}
+    assert again.payload.busy_seconds == pytest.approx(45.0)
 
 
 def test_lost_response_to_the_parking_append(store: Store) -> None:
@@ -485,8 +508,6 @@ def test_profile_of_an_older_protocol_is_stale(store: Store) -> None:
 
 
 def test_worker_requests_missing_measurements_once(tmp_path: Path) -> None:
-    from nas.blobs import open_blobs
-
     blobs = open_blobs(str(tmp_path))
     without_results = RemoteMeasurer({}, blobs)
     with pytest.raises(NotMeasuredYet, match="has to measure 2 networks") as refusal:
@@ -499,6 +520,14 @@ def test_worker_requests_missing_measurements_once(tmp_path: Path) -> None:
         list(measured_a([b"", b"y"], PI, ["a", "b"]))
     assert list(refusal.value.networks) == ["b"]
     assert list(measured_a([b""], PI, ["a"])) == [MEASURED]
+
+
+def test_worker_requests_nothing_more_once_the_time_is_over(tmp_path: Path) -> None:
+    results: AgentResults = {MeasurementKey(PI.name, "a", PI.protocol.id): MEASURED}
+    measure = RemoteMeasurer(results, open_blobs(str(tmp_path)), "the time is over")
+    measured, unmeasured = measure([b"", b""], PI, ["a", "b"])
+    assert measured == MEASURED
+    assert (unmeasured.median_ms, unmeasured.refused) == (None, "the time is over")
 
 
 def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:

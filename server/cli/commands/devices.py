@@ -92,6 +92,9 @@ def devices_add(
         str, typer.Option(help="Networks with operators that the provider does not run: exclude or price them.")
     ] = DeviceSpec().unsupported,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    max_hours: Annotated[
+        float | None, typer.Option(min=0.001, help="Stop measuring after so long, and learn from what was measured.")
+    ] = None,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
 ) -> None:
@@ -134,6 +137,7 @@ def devices_add(
         "precision": precision,
         "unsupported": unsupported,
         "seed": seed,
+        "max_hours": max_hours,
     }
     if source == "roofline":
         record["roofline"] = {"flops_per_s": flops, "bytes_per_s": bandwidth}

@@ -67,6 +67,10 @@ class AddForm:
                     ui.number("Architectures to measure", value=96, min=4, step=1, format="%d"),
                     "at least 32, or 4 once another device is known",
                 )
+                self._max_hours = _field(
+                    ui.number("Time limit (hours)", min=0.001, format="%g").props("clearable"),
+                    "of measuring; then it learns from what was measured",
+                )
                 self._space = _field(ui.select(names, value=names[0], label="Search space"))
                 space_presets = presets.get(names[0]) or ["digits"]
                 self._preset = _field(ui.select(space_presets, value=space_presets[0], label="Space preset"))
@@ -153,6 +157,7 @@ class AddForm:
         self._description.text = _DESCRIPTIONS[source]
         has_field: dict[ui.element, Callable[[str], bool]] = {
             self._samples: lambda s: s != "table",
+            self._max_hours: lambda s: s in ("worker", "agent"),
             self._runtime: lambda s: s == "worker",
             self._provider: lambda s: s == "worker",
             self._threads: lambda s: s == "worker",
@@ -195,6 +200,8 @@ class AddForm:
             "samples": self._samples.value,
             "threads": self._threads.value,
         }
+        if source in ("worker", "agent"):
+            record["max_hours"] = self._max_hours.value or None
         if source == "worker":
             record |= {
                 "runtime": self._runtime.value,

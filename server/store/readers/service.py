@@ -10,7 +10,7 @@ from typing import cast, get_args
 from sqlalchemy import and_, func, select, text
 from sqlalchemy.orm import Session
 
-from nas.core.cost_estimate import CostEstimate
+from nas.core.cost_estimate import COST_STAGE, CostEstimate
 from nas.core.jobs import JobKind
 from nas.core.lifecycle import LEASED, JobStatus
 from nas.schemas.dry_runs import read_cost_estimate
@@ -79,7 +79,7 @@ class ServiceReader(Reader):
         """The progress of a dry run. Raises NotFound."""
         with reading(self._engine) as session:
             job = require_job(session, job_id, "dry_run")
-            cost = job.state.finished.get("cost_estimate")
+            cost = job.state.finished.get(COST_STAGE)
             return DryRunProgress(
                 status=cast(JobStatus, job.status),
                 cost=read_cost_estimate(cost) if cost is not None else None,

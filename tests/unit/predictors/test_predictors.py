@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -161,16 +161,25 @@ class FakeDevice:
             yield Measurement("p", device.id, ms, ms, ms, 9, 0.0, 1.0, refused="restless" if self.refuses else None)
 
 
-def run_onboarding(space: SearchSpace, device: FakeDevice, folder: Path, state: SearchState) -> Iterator[Event]:
+def run_onboarding(
+    space: SearchSpace,
+    device: FakeDevice,
+    folder: Path,
+    state: SearchState,
+    is_out_of_time: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
     x, y = planted(space, 200, noise=0.01)
     rule = registry.load_family("bayesian_linear").fit(x, y)
 
     def export(arch: Arch) -> bytes:
         return repr(float(rule.predict(space.features(np.array([arch.genes]))).mean_ms[0])).encode()
 
-    spec = DeviceSpec(samples=48)
+    spec = DeviceSpec(samples=48, max_hours=0.5)
     clock = iter(np.arange(1e6)).__next__
-    return onboard(spec, space, export, device, lambda *_: profile(), open_blobs(str(folder)), state, clock)
+    blobs = open_blobs(str(folder))
+    return onboard(
+        spec, space, export, device, lambda *_: profile(), blobs, state, clock, is_out_of_time=is_out_of_time
+    )
 
 
 @pytest.mark.long
@@ -278,6 +287,20 @@ def test_an_unsteady_machine_keeps_what_was_good_and_measures_the_rest_later(
     assert calm.measured == refused < 48
     assert state.finished["measure"] == {"measured": 48, "refused": 0, "attempts": 2}
     assert state.finished["fit"]["card"]["n"] == 48
+
+
+def test_onboarding_out_of_time_learns_from_what_was_measured(space: SearchSpace, tmp_path: Path) -> None:
+    device = FakeDevice()
+    events = list(run_onboarding(space, device, tmp_path, SearchState(), lambda: device.measured >= 17))
+    state = fold_all(events)
+    assert device.measured == 32  # of 48, in groups of 16: the one that was begun is measured to its end
+    assert state.warnings == (
+        "16 of 48 networks were left out: the time limit of the onboarding, 0.5 h, was reached",
+    )
+    assert state.finished["measure"] == {"measured": 32, "refused": 16, "attempts": 1}
+    assert state.finished["fit"]["card"]["n"] == 32
+    with pytest.raises(MeasurementRefused, match="got 16 of 48.*time limit of the onboarding"):
+        list(run_onboarding(space, device := FakeDevice(), tmp_path, SearchState(), lambda: device.measured >= 1))
 
 
 def test_a_machine_where_nothing_can_be_measured_is_refused(space: SearchSpace, tmp_path: Path) -> None:

@@ -549,8 +549,10 @@ def test_progress_bars_show_values(service: SeededService, monkeypatch: pytest.M
     search = service.view(service.streamed)
     waiting = [s.model_copy(update={"status": "waiting"}) for s in search.stages]
     with service.client() as nas:
-        progress.follow(search.model_copy(update={"stages": waiting}), nas.watch(service.streamed))
+        known = search.model_copy(update={"status": "running", "eta_s": 95.0, "untimed_stages": ["export"]})
+        progress.follow(known.model_copy(update={"stages": waiting}), nas.watch(service.streamed), lambda: known)
     text = console.export_text()
+    assert "estimated: about 1 min 35 s left; not counted: export" in text
     assert "3/9 steps" in text
     assert "loss 0.5" in text
     assert "depth" in text
