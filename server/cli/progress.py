@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -74,7 +73,7 @@ def follow(
             stages.show(stage)
         refreshed_at = -math.inf
         for event in events:
-            stages.apply(event.body)
+            stages.apply(event)
             starts = event.body["kind"] == "stage_started"
             if starts or (screen.is_terminal and clock() >= refreshed_at + _REFRESH_S):
                 stages.tell_time_left(fetch())
@@ -97,8 +96,9 @@ class _Stages:
         else:
             _move(self._bars, task, stage.done, stage.total, stage.unit, _note(stage.message, stage.values))
 
-    def apply(self, body: Mapping[str, Any]) -> None:
+    def apply(self, event: EventSchema) -> None:
         """An event that changes a bar or says something."""
+        body = event.body
         match body["kind"]:
             case "stage_started":
                 self._task(body["stage"])
