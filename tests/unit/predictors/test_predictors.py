@@ -297,7 +297,7 @@ def test_onboarding_out_of_time_learns_from_what_was_measured(space: SearchSpace
     assert state.warnings == ("16 of 48 networks were left out: the time limit of the onboarding, 0.5 h, was reached",)
     assert state.finished["measure"] == {"measured": 32, "refused": 16, "attempts": 1}
     assert state.finished["fit"]["card"]["n"] == 32
-    with pytest.raises(MeasurementRefused, match="got 16 of 48.*time limit of the onboarding"):
+    with pytest.raises(MeasurementRefused, match=r"got 16 of 48.*time limit of the onboarding"):
         list(run_onboarding(space, device := FakeDevice(), tmp_path, SearchState(), lambda: device.measured >= 1))
 
 
