@@ -99,8 +99,7 @@ def work(training: Training, space: SearchSpace) -> float:
         for step in range(training.lengths[p]):
             drawn = training.archs(p, step)
             largest, smallest = (samplers.with_resolution(space, end, drawn[0]) for end in ends)
-            in_place = phase.teacher == "in_place"
-            learning = [*drawn[: phase.drawn], largest, smallest] if in_place else drawn
+            learning = [*drawn[: phase.drawn], largest, smallest] if phase.has_ends else drawn
             total += LEARNING * macs(space, learning)
             if phase.teacher == "frozen":
                 total += macs(space, [largest])

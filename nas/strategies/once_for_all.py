@@ -28,6 +28,7 @@ _MEAN_SUBNETS = {  # per step of training, at least
     "attentive_worst": 4.0,
     "alpha": 4.0,
     "curriculum": 4.0,
+    "coordinated": 3.5,
 }
 ScheduleName = Literal[
     "progressive",
@@ -39,6 +40,7 @@ ScheduleName = Literal[
     "attentive_worst",
     "alpha",
     "curriculum",
+    "coordinated",
 ]
 
 
@@ -47,7 +49,8 @@ class OnceForAllParams(WarmedUpRecipeFields):
     and learning rates of the paper, which are for hundreds of epochs. ``sandwich``: the largest, the smallest and two
     other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half of the epochs
     (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss (AttentiveNAS),
-    ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small resolutions.
+    ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small resolutions,
+    ``coordinated`` lets every network learn from the next larger one (Scala).
     ``nested``: one network of a ladder in each step (SortedNet). ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are

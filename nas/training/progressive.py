@@ -3,7 +3,8 @@
 One step trains some subnets on one batch, gradients are *summed*, then one optimiser step. With a frozen teacher, the
 largest network as it was before shrinking teaches (Cai et al., Once-for-all, ICLR 2020, section 3.3); with a teacher in
 place, the largest, the smallest and some other networks are trained and the largest of this very step teaches (Yu and
-Huang, US-Nets, ICCV 2019; BigNAS, Yu et al., ECCV 2020).
+Huang, US-Nets, ICCV 2019; BigNAS, Yu et al., ECCV 2020), or each teaches the next smaller one (Scala, Zhang et al.,
+2024).
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from nas.training.weights import Weights
 
 Sampler = Callable[[SearchSpace, Mapping[str, int], np.random.Generator, int], list[Arch]]  # as ``sample_elastic``
 ExtremeArchs = tuple[Arch, Arch]  # the smallest and the largest network
-_POOL = 32  # random networks among which those of equal MACs are sought
+_POOL = 32  # random networks among which those of equal MACs, or of every size, are sought
 
 
 @dataclass(frozen=True)
 class SupernetRecipe(Recipe):
     """How a supernet is trained: in ``phases``, whose ``lr`` is for ``batch_size`` images. ``distillation``: how much
-    the loss by a frozen teacher counts beside that by labels. The average of weights, if any, begins anew with each
-    phase, at whose end it becomes the weights."""
+    the loss by a frozen teacher, or by the next larger network, counts beside that by labels. The average of weights,
+    if any, begins anew with each phase, at whose end it becomes the weights."""
 
     phases: tuple[Phase, ...]
     distillation: float = 1.0
@@ -262,7 +263,7 @@ class Training:
     @staticmethod
     def _count(phase: Phase, archs: Sequence[Arch]) -> int:
         """How many networks a step trains."""
-        return phase.subnets if phase.teacher == "in_place" else len(archs)
+        return phase.subnets if phase.has_ends else len(archs)
 
     def load(self, p: int, step: int) -> None:
         """Prepare the images of a step as it does itself, and nothing more: to tell what loading takes."""
@@ -314,9 +315,9 @@ class Training:
         bottom, top = (samplers.with_resolution(self.space, end, archs[0]) for end in self._ends)
         forward, criterion, recipe = self._trainer.forward, self._criterion, self.recipe
         target: NetworkOutputs | None = None
-        if phase.teacher == "in_place":
-            archs = [top, *archs[: phase.subnets - 2], bottom]
-            imitation = alpha_divergence_of if phase.alpha_divergence else criterion.imitation
+        imitation = alpha_divergence_of if phase.alpha_divergence else criterion.imitation
+        if phase.has_ends:
+            archs = [top, *archs[: phase.drawn], bottom]
         elif self._teacher is not None and phase.teacher == "frozen":
             with torch.no_grad():
                 self._teacher.train()  # its batch norms use the batch's own statistics, as the students' do
@@ -330,7 +331,7 @@ class Training:
             loss = mixed.loss(partial(criterion.loss, outputs, label_smoothing=recipe.label_smoothing))
             if target is not None:
                 loss = loss + recipe.distillation * criterion.imitation(outputs, target)
-            if phase.teacher == "in_place" and i == 0:
+            if phase.teacher == "next_larger" or (phase.teacher == "in_place" and i == 0):
                 target = outputs
             yield loss
 
@@ -348,6 +349,9 @@ class Training:
         if phase.candidates > 1:
             pool = self._sample(self.space, phase.elastic, generator, _POOL)
             return samplers.of_equal_macs(self.space, pool, generator, phase.drawn, phase.candidates)
+        if phase.teacher == "next_larger":
+            pool = self._sample(self.space, phase.elastic, generator, _POOL)
+            return [[arch] for arch in samplers.of_every_size(self.space, pool, generator, phase.drawn)]
         archs = self._sample(self.space, phase.elastic, generator, phase.subnets)
         if phase.resolutions is not None:
             archs = [samplers.among_smallest_resolutions(self.space, arch, phase.resolutions) for arch in archs]

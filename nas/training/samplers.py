@@ -61,6 +61,14 @@ def of_equal_macs(
     return [[pool[i] for i in row] for row in nearest_NC.tolist()]
 
 
+def of_every_size(space: SearchSpace, pool: Sequence[Arch], rng: np.random.Generator, n: int) -> list[Arch]:
+    """``n`` networks of a pool, the larger first: one of each n-th of it by MACs (Scala, Zhang et al., 2024, draws one
+    width of the upper and one of the lower half)."""
+    macs_N = space.costs(np.array([arch.genes for arch in pool]))["macs"]
+    parts = np.array_split(np.argsort(-macs_N, kind="stable"), n)
+    return [pool[rng.choice(part)] for part in parts]
+
+
 def among_smallest_resolutions(space: SearchSpace, arch: Arch, count: int) -> Arch:
     """``arch`` at one of the ``count`` smallest resolutions, each of which is as likely."""
     genes = [

@@ -9,6 +9,7 @@ some subnets on one batch, their gradients are *summed*, then the optimiser does
 - Nested networks: SortedNet (Valipour et al., 2023).
 - Attentive sampling: AttentiveNAS (Wang et al., CVPR 2021).
 - Alpha divergence: AlphaNet (Wang et al., ICML 2021).
+- Scale coordination: Scala (Zhang et al., 2024), section 3.3.
 - Resolution curriculum: as EfficientTrain (Wang et al., ICCV 2023) has it for single networks.
 """
 
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-TeacherKind = Literal["none", "frozen", "in_place"]
+TeacherKind = Literal["none", "frozen", "in_place", "next_larger"]
 Preference = Literal["best", "worst"]
 CHANNEL_FREE_AXES = {"resolution", "kernel", "depth"}  # axes that leave the number of channels as it is
 _ALL = 10**6  # choices: no decision has more
@@ -28,7 +29,8 @@ _ALL = 10**6  # choices: no decision has more
 class Phase:
     """A phase of training. ``elastic``: per axis, how many of the largest choices may be drawn. ``teacher``: of the
     networks of a step; ``in_place``: the largest network of that step, which is trained beside the smallest and
-    ``subnets`` - 2 others.
+    ``subnets`` - 2 others; ``next_larger``: of the same networks, ordered by MACs, each teaches the next, which learns
+    from labels as well.
 
     ``curve``: the part of one cosine that its learning rates follow. ``ramp_epochs``: in so many first epochs the
     learning rate of all networks but the largest rises from 0. ``ladder``: networks are drawn among those of
@@ -53,9 +55,14 @@ class Phase:
     resolutions: int | None = None
 
     @property
+    def has_ends(self) -> bool:
+        """Whether each step trains the largest and the smallest network."""
+        return self.teacher in ("in_place", "next_larger")
+
+    @property
     def drawn(self) -> int:
         """How many networks of a step are drawn and then chosen between; the others are drawn as they come."""
-        return self.subnets - 2 if self.teacher == "in_place" else self.subnets
+        return self.subnets - 2 if self.has_ends else self.subnets
 
 
 Schedule = Callable[[int, float, set[str]], tuple[Phase, ...]]
@@ -164,6 +171,19 @@ def alpha(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
     return (Phase("alpha", epochs, lr, 4, everything, "in_place", _warmup(epochs), alpha_divergence=True),)
 
 
+def coordinated(epochs: int, lr: float, axes: set[str]) -> tuple[Phase, ...]:
+    """Scala: the largest network alone for a tenth of the epochs; then in each step the largest, the smallest and two
+    between them, one from each half of the sizes, of which each learns from the next larger and from labels. The
+    learning rate follows one cosine."""
+    first = max(1, epochs // 10)
+    second, start = max(1, epochs - first), first / (first + max(1, epochs - first))
+    everything = dict.fromkeys(axes, _ALL)
+    return (
+        Phase("largest", first, lr, 1, {"resolution": _ALL}, "none", _warmup(first), curve=(0.0, start)),
+        Phase("all scales", second, lr, 4, everything, "next_larger", curve=(start, 1.0)),
+    )
+
+
 _CURRICULUM = ((0.6, 1), (0.2, 2), (0.2, _ALL))
 
 
@@ -200,5 +220,6 @@ SCHEDULES: dict[str, Schedule] = {
     "attentive_worst": attentive_worst,
     "alpha": alpha,
     "curriculum": curriculum,
+    "coordinated": coordinated,
 }
 """The schedules that ``once_for_all`` offers, by name."""

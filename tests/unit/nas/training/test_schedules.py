@@ -28,6 +28,7 @@ from nas.training.schedules import (
     alpha,
     attentive_best,
     attentive_worst,
+    coordinated,
     curriculum,
     delayed,
     nested,
@@ -203,6 +204,56 @@ def test_attentive_sampling_trains_the_best_or_the_worst_on_the_batch(
             }
         expected = [choose(group, key=loss_of.__getitem__) for group in candidates]
         assert trained_archs(training, monkeypatch, 0, step)[1:3] == expected
+
+
+def test_scales_are_coordinated_after_a_tenth_of_the_epochs(
+    space: SearchSpace, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    phases = coordinated(10, 0.1, samplers.axes(space.decisions))
+    assert [p.epochs for p in phases] == [1, 9]
+    assert rate(phases[1], 0, 90, 10) == pytest.approx(0.05 * (1 + math.cos(math.pi * 0.1)))
+    training = training_by(phases, space, data)
+    training.begin(0)
+    assert len(trained_archs(training, monkeypatch, 0)) == 1
+    training.begin(1)
+    for step in range(5):
+        archs = trained_archs(training, monkeypatch, 1, step)
+        macs_N = space.costs(np.array([arch.genes for arch in archs]))["macs"]
+        assert len(archs) == 4
+        assert (np.diff(macs_N) <= 0).all()
+        ends = [samplers.with_resolution(space, end(space), archs[0]) for end in (samplers.largest, samplers.smallest)]
+        assert [archs[0], archs[-1]] == ends
+
+
+def test_one_network_of_each_part_of_a_pool_is_drawn(space: SearchSpace) -> None:
+    generator = np.random.default_rng(0)
+    pool = samplers.sample_elastic(space, dict.fromkeys(samplers.axes(space.decisions), 9), generator, 31)
+    ranked = sorted(space.costs(np.array([a.genes for a in pool]))["macs"], reverse=True)
+    for _ in range(20):
+        larger, smaller = (
+            float(space.costs(np.array([arch.genes]))["macs"][0])
+            for arch in samplers.of_every_size(space, pool, generator, 2)
+        )
+        assert larger >= ranked[15] >= ranked[16] >= smaller
+
+
+def test_each_network_learns_from_labels_and_the_next_larger(space: SearchSpace, data: Dataset) -> None:
+    training = training_by(coordinated(10, 0.1, samplers.axes(space.decisions)), space, data)
+    training.begin(1)
+    candidates, size, images = training._batch(1, 0)
+    mixed = images(training._trainer.micro_batches(size)[0])
+    archs = [drawn[0] for drawn in candidates]
+    top, bottom = (
+        samplers.with_resolution(space, end(space), archs[0]) for end in (samplers.largest, samplers.smallest)
+    )
+    training._net.train()
+    losses = list(training._losses(training.recipe.phases[1], archs, mixed))
+    with torch.no_grad():
+        logits = [training._net(mixed.x_BCHW, arch) for arch in (top, *archs, bottom)]
+    expected = [torch.nn.functional.cross_entropy(y_BK, mixed.y_B, label_smoothing=0.1) for y_BK in logits]
+    for i in range(1, 4):  # the divergence of Kullback and Leibler but for a constant, the entropy of the teacher
+        expected[i] = expected[i] - (logits[i - 1].softmax(1) * logits[i].log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(torch.stack(losses), torch.stack(expected))
 
 
 def test_the_curriculum_begins_at_the_smallest_resolution(space: SearchSpace, data: Dataset) -> None:
