@@ -20,6 +20,8 @@ from nas.core.network import Network
 from nas.core.token_layers import PatchEmbedding
 from nas.spaces.transformer import TransformerSizes
 from nas.supernet import AdaptiveRates, Supernet
+from search_spaces.elastic_vit.blocks import shared_blocks
+from search_spaces.elastic_vit.learngene import Sharing
 from search_spaces.layers.importance import importance_order
 from search_spaces.layers.plain_copies import filled
 from search_spaces.layers.slices import UnitSlices
@@ -99,7 +101,8 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
     """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
 
     ``smallest`` and ``largest``: the networks at the ends, of which the second holds all weights; ``isolated``: which
-    channels networks between them use (``UnitSlices``); ``describe`` gives the network of an architecture.
+    channels networks between them use (``UnitSlices``); ``describe`` gives the network of an architecture; ``sharing``:
+    how blocks share weights, in so many ``stages`` if in stages.
     """
 
     def __init__(
@@ -110,6 +113,8 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
         dropout: float,
         describe: Callable[[Arch], Network],
         seed: int,
+        sharing: Sharing | None = None,
+        stages: int = 1,
     ) -> None:
         super().__init__()
         self.describe, self.dropout, self.isolated = describe, dropout, isolated
@@ -130,8 +135,11 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
                 nn.Parameter(POSITION_DEVIATION * torch.randn(1, 1, wide.width)) if patches.class_token else None
             )
             self.positions = nn.Parameter(POSITION_DEVIATION * torch.randn(1, patches.out_shape[1], wide.width))
-            self.blocks = nn.ModuleList(
-                ElasticTransformerBlock(self.channels, heads, hidden, wide.head_dim) for _ in blocks_of(largest)
+            self.blocks = shared_blocks(
+                lambda: ElasticTransformerBlock(self.channels, heads, hidden, wide.head_dim),
+                len(blocks_of(largest)),
+                sharing,
+                stages,
             )
             self.norm = ElasticLayerNorm(wide.width)
             self.head = nn.Linear(wide.width, classifier.out_features)
@@ -143,8 +151,7 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
         x_BCHW = F.conv2d(x_BCHW, self.patch_weight[c], self.patch_bias[c], stride=self.patch_weight.shape[-1])
         class_token = None if self.class_token is None else self.class_token[..., c]
         x = embedded(x_BCHW.flatten(2).transpose(1, 2), class_token, self._positions(x_BCHW.shape[-1])[..., c])
-        for block, sizes in zip(self._blocks, blocks_of(network), strict=False):  # the first blocks
-            x = block(x, sizes)
+        x = self.blocks(x, blocks_of(network))
         x = self.norm(x.mean(1) if self.class_token is None else x[:, 0], c)
         x = F.dropout(x, self.dropout, self.training)
         return F.linear(x, self.head.weight[:, c], self.head.bias)
@@ -161,8 +168,7 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
         if self.class_token is not None:
             net.cls_token = nn.Parameter(self.class_token[..., c].clone())
         net.pos_embed = nn.Parameter(self._positions(patches.in_shape[1] // patches.patch)[..., c].clone())
-        pairs = zip(self._blocks, blocks_of(network), strict=False)
-        net.blocks = nn.Sequential(*(block.cut(sizes) for block, sizes in pairs))
+        net.blocks = self.blocks.cut(blocks_of(network))
         net.norm = self.norm.cut(c)
         filled(net.head, weight=self.head.weight[:, c], bias=self.head.bias)
         return net.train(self.training)
@@ -178,7 +184,7 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
         side = math.isqrt(positions.shape[1] - (self.class_token is not None))
         weights["pos_embed"] = resized_positions(positions, side, self.side)
         net.load_state_dict(weights, assign=True)
-        for block, plain in zip(self._blocks, net.blocks, strict=True):
+        for block, plain in zip(self.blocks.stored, net.blocks, strict=True):
             assert isinstance(plain, TransformerBlock)
             block.fill(plain)
         own = [self.patch_weight, self.patch_bias, self.positions, self.norm.weight, self.norm.bias]
@@ -200,30 +206,26 @@ class ElasticVitSupernet(Supernet, AdaptiveRates):
 
     def compiled_parts(self) -> Sequence[nn.Module]:
         """The blocks."""
-        return self._blocks
+        return self.blocks.stored
 
     @torch.no_grad()
     def sort_channels(self, trained: Sequence[Arch] = ()) -> None:
         """Sort heads and MLP units of each block, and the channels of tokens, by the L1 norm of the weights that read
-        them. Isolated slices are not nested: they stay."""
-        if self.isolated:
+        them. Isolated slices are not nested: they stay, as do blocks that share weights."""
+        if self.isolated or not self.blocks.can_be_sorted:
             return
         networks = [blocks_of(self.describe(arch)) for arch in trained]
-        for b, block in enumerate(self._blocks):
+        for b, block in enumerate(self.blocks.stored):
             sizes = [blocks[b] for blocks in networks if b < len(blocks)]
             block.sort_units({size.heads for size in sizes}, {size.hidden for size in sizes})
-        importance_C = torch.stack([block.channel_importance() for block in self._blocks]).sum(0)
+        importance_C = torch.stack([block.channel_importance() for block in self.blocks.stored]).sum(0)
         order = importance_order(importance_C + self.head.weight.abs().sum(0), {b[0].width for b in networks})
-        for block in self._blocks:
+        for block in self.blocks.stored:
             block.permute_channels(order)
         own = [(self.patch_weight, 0), (self.patch_bias, 0), (self.positions, 2), (self.head.weight, 1)]
         own += [(self.norm.weight, 0), (self.norm.bias, 0)]
         for parameter, dim in own if self.class_token is None else [*own, (self.class_token, 2)]:
             permute(parameter, order, dim)
-
-    @property
-    def _blocks(self) -> list[ElasticTransformerBlock]:
-        return [block for block in self.blocks if isinstance(block, ElasticTransformerBlock)]
 
     def _positions(self, side: int) -> torch.Tensor:
         return resized_positions(self.positions, self.side, side)

@@ -29,12 +29,17 @@ from nas.core.token_layers import LayerNorm, PatchEmbedding, TokenPool
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
 from nas.spaces.chain_space import ChainSpace
 from nas.spaces.transformer import transformer_block
+from search_spaces.elastic_vit.learngene import Sharing
 from search_spaces.elastic_vit.start import TransformerStart
 from search_spaces.presets import resolved
 
 _CHOICES = 32
 _LARGEST = {"resolutions": 2048, "widths": 4096, "depths": 64, "heads": 64, "ratios": 8}
 _KINDS = ("patches", "norm", "linear", "attention")
+
+
+def _is_none(value: object) -> bool:
+    return value is None
 
 
 class ElasticVitParams(BaseModel):
@@ -44,7 +49,10 @@ class ElasticVitParams(BaseModel):
     ``heads`` and ``ratios`` are chosen for each block: heads of ``head_dim`` channels, and units of the MLP relative to
     the width. ``pooling``: what the classifier reads, a class token or the mean of all tokens. ``slices``: narrow
     networks use the ``first`` channels, heads and units of the shared weights, or, ``isolated``, only the smallest
-    network does, and those between it and the largest use the last ones (Scala)."""
+    network does, and those between it and the largest use the last ones (Scala). ``sharing``: blocks have no weights of
+    their own, but are expanded from two by their depth (``linear``, TLEG), or share those of ``shared_stages``
+    (``stages``, SWS). ``start``: what a user's model gives: all its weights, or, where it is a network of a space with
+    that ``sharing``, blocks for networks of any depth."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     resolutions: tuple[int, ...]
@@ -57,6 +65,10 @@ class ElasticVitParams(BaseModel):
     pooling: Literal["class", "mean"] = "class"
     slices: Literal["first", "isolated"] = "first"
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    # Left out of ids where they are as in networks that were stored before there was a choice.
+    sharing: Sharing | None = Field(default=None, exclude_if=_is_none)
+    shared_stages: int | None = Field(default=None, ge=1, le=64, exclude_if=_is_none)
+    start: Sharing | None = Field(default=None, exclude_if=_is_none)
 
     @model_validator(mode="after")
     def _choices_are_sane(self) -> ElasticVitParams:
@@ -70,6 +82,17 @@ class ElasticVitParams(BaseModel):
                 raise ValueError(f"{name}: expected distinct choices in rising order, got {value}")
         if any(resolution % self.patch for resolution in self.resolutions):
             raise ValueError(f"resolutions: expected multiples of the patch, {self.patch}, got {self.resolutions}")
+        return self
+
+    @model_validator(mode="after")
+    def _stages_are_shared(self) -> ElasticVitParams:
+        if (self.sharing == "stages") != (self.shared_stages is not None):
+            raise ValueError("shared_stages: expected a number beside 'sharing: stages', and none without")
+        if self.shared_stages is not None and self.shared_stages > self.depths[0]:
+            raise ValueError(
+                f"shared_stages: expected at most {self.depths[0]}, the blocks of the shallowest network, got "
+                f"{self.shared_stages}"
+            )
         return self
 
     def tokens(self, resolution: int) -> int:
@@ -145,7 +168,11 @@ class ElasticVit(ChainSpace[ElasticVitParams]):
 
     def __init__(self, config: ElasticVitParams, shape: ImageShape, parent: ParentModel | None = None) -> None:
         super().__init__(config, shape)
-        self._start = None if parent is None else TransformerStart.of(parent, self._ends[1])
+        if parent is None and config.start is not None:
+            raise InvalidSpec(f"start: expected a model to begin with beside {config.start!r}, got none")
+        if parent is not None and config.sharing is not None:
+            raise InvalidSpec(f"sharing: expected none beside a model to begin with, got {config.sharing!r}")
+        self._start = None if parent is None else TransformerStart.of(parent, self._ends[1], config.start)
         if self._start is not None and self._start.side not in config.resolutions:
             raise InvalidSpec(f"resolutions: expected {self._start.side} of the model, got {config.resolutions}")
 
@@ -193,15 +220,17 @@ class ElasticVit(ChainSpace[ElasticVitParams]):
         from search_spaces.elastic_vit.network import ElasticVitSupernet
 
         c, (smallest, largest) = self.config, self._ends
-        net = ElasticVitSupernet(smallest, largest, c.slices == "isolated", c.dropout, self.network, seed)
+        net = ElasticVitSupernet(
+            smallest, largest, c.slices == "isolated", c.dropout, self.network, seed, c.sharing, c.shared_stages or 1
+        )
         if self._start is not None:
             net.fill(self._start.arrays())
         return net
 
     @property
     def pretrained_genes(self) -> tuple[int, ...] | None:
-        """Those of the model that the supernet begins with."""
-        if self._start is None:
+        """Those of the model that the supernet begins with, if with all of it."""
+        if self._start is None or self._start.sharing is not None:
             return None
         largest = tuple(len(d.choices) - 1 for d in self.decisions)
         return (self.config.resolutions.index(self._start.side), *largest[1:])

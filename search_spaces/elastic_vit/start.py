@@ -17,6 +17,7 @@ from nas.core.parent import ParentModel
 from nas.core.token_layers import PatchEmbedding
 from nas.models.graph import ModelGraph
 from nas.spaces.transformer import TransformerSizes
+from search_spaces.elastic_vit.learngene import Sharing, expanded
 
 _HUGGING_FACE = (
     (r"^(vit|deit)\.", ""),
@@ -38,18 +39,22 @@ _PARTS = ("query", "key", "value")
 
 @dataclass(frozen=True)
 class TransformerStart:
-    """A stored model whose parameters are those of ``largest``, the largest network of a space."""
+    """A stored model whose parameters are those of the largest network of a space, or, with ``sharing``, of one with as
+    large blocks, which are expanded to its ``depth``."""
 
     parent: ParentModel
     side: int  # of the images that it takes
+    depth: int
+    sharing: Sharing | None = None
 
     @classmethod
-    def of(cls, parent: ParentModel, largest: Network) -> TransformerStart:
+    def of(cls, parent: ParentModel, largest: Network, sharing: Sharing | None = None) -> TransformerStart:
         """Raises InvalidSpec, and InvalidModel for a graph that is none, if the model's parameters are others."""
+        depth = len(largest.blocks)
         graph = ModelGraph.from_json(parent.graph_json)
         shapes = {value.name: value.shape for value in graph.learned}
         named = deit_shapes(shapes)
-        expected = expected_shapes(largest, graph.inputs[0].shape[2])
+        expected = expected_shapes(largest, graph.inputs[0].shape[2], depth if sharing is None else _depth(named))
         for name in sorted(expected.keys() | named.keys()):
             if named.get(name) != expected.get(name):
                 raise InvalidSpec(
@@ -57,11 +62,21 @@ class TransformerStart:
                     f"space, by the names of DeiT or of Hugging Face; model {parent.name!r} has {name} of shape "
                     f"{_text(named.get(name))}, expected {_text(expected.get(name))}"
                 )
-        return cls(parent, graph.inputs[0].shape[2])
+        return cls(parent, graph.inputs[0].shape[2], depth, sharing)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """Its parameters by the names of DeiT."""
-        return joined(self.parent.load_weights())
+        """Its parameters by the names of DeiT, as those of a network of ``depth``. Raises InvalidSpec for blocks that
+        do not share weights as they should."""
+        arrays = joined(self.parent.load_weights())
+        if self.sharing is None:
+            return arrays
+        blocks: list[dict[str, NDArray[Any]]] = [{} for _ in range(_depth(arrays))]
+        for name in [name for name in arrays if name.startswith("blocks.")]:
+            _, place, end = name.split(".", 2)
+            blocks[int(place)][end] = arrays.pop(name)
+        for i, block in enumerate(expanded(blocks, self.depth, self.sharing)):
+            arrays |= {f"blocks.{i}.{end}": array for end, array in block.items()}
+        return arrays
 
 
 def deit_name(name: str) -> str:
@@ -89,8 +104,14 @@ def deit_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, .
     return named
 
 
-def expected_shapes(network: Network, side: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of a network's parameters by the names of DeiT, with positions for square images of ``side`` pixels."""
+def _depth(by_name: Iterable[str]) -> int:
+    """The number of blocks of a network by the names of its parameters."""
+    return len({name.split(".")[1] for name in by_name if name.startswith("blocks.")})
+
+
+def expected_shapes(network: Network, side: int, depth: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a network of ``depth`` blocks as large as the first of ``network``, by the names of
+    DeiT, with positions for square images of ``side`` pixels."""
     patches, classifier = network.layers[0], network.layers[-1]
     assert isinstance(patches, PatchEmbedding)
     width, tokens = patches.out_channels, (side // patches.patch) ** 2 + patches.class_token
@@ -103,9 +124,9 @@ def expected_shapes(network: Network, side: int) -> dict[str, tuple[int, ...]]:
     }
     if patches.class_token:
         shapes["cls_token"] = (1, 1, width)
-    for i, layers in enumerate(network.blocks.values()):
-        sizes = TransformerSizes.of(layers)
-        inner = sizes.heads * sizes.head_dim
+    sizes = TransformerSizes.of(next(iter(network.blocks.values())))
+    inner = sizes.heads * sizes.head_dim
+    for i in range(depth):
         shapes |= _norm(f"blocks.{i}.norm1", width) | _norm(f"blocks.{i}.norm2", width)
         shapes |= _linear(f"blocks.{i}.attn.qkv", width, 3 * inner) | _linear(f"blocks.{i}.attn.proj", inner, width)
         shapes |= _linear(f"blocks.{i}.mlp.fc1", width, sizes.hidden)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ from nas.core.ports import ImageShape
 from nas.export import check_parity, to_onnx, to_onnx_for_timing
 from nas.models.graph import GraphValue, ModelGraph
 from nas.spaces.transformer import TransformerSizes
+from nas.testing import check_search_space
+from search_spaces.elastic_vit.learngene import stage_sources
 from search_spaces.elastic_vit.network import ElasticVitSupernet, VisionTransformer, resized_positions
 from search_spaces.elastic_vit.space import PRESETS, ElasticVit, build
 from search_spaces.elastic_vit.start import joined
@@ -206,6 +209,78 @@ def resized(net: nn.Module) -> nn.Module:
     assert isinstance(net, VisionTransformer)
     net.pos_embed = nn.Parameter(resized_positions(net.pos_embed, 4, 2).detach())
     return net
+
+
+@pytest.mark.parametrize(
+    ("sharing", "params"), [("linear", {"sharing": "linear"}), ("stages", {"sharing": "stages", "shared_stages": 2})]
+)
+def test_networks_that_share_blocks_start_networks_of_another_depth(sharing: str, params: dict[str, Any]) -> None:
+    auxiliary = space_of("digits", pooling="class", **params)
+    user = supernet_of(auxiliary).eval().subnet(arch_of(auxiliary))  # 4 blocks
+    for depth, equals_user in ((6, False), (4, True)):
+        larger: dict[str, Any] = {"preset": "digits", "pooling": "class", "depths": [2, depth], "start": sharing}
+        started = build(larger, DIGITS, parent_of(user, 8))
+        assert (started.pretrained_genes, started.references) == (None, {})
+        net = started.supernet(0).eval().subnet(arch_of(started))
+        assert isinstance(net, VisionTransformer)
+        x_BCHW = torch.randn(2, 1, 8, 8)
+        assert torch.allclose(net(x_BCHW), user(x_BCHW), atol=1e-5) == equals_user
+        weights = [block.get_parameter("mlp.fc1.weight") for block in net.blocks]
+        if sharing == "linear":  # equal steps
+            steps = [after - before for before, after in itertools.pairwise(weights)]
+            for step in steps[1:]:
+                torch.testing.assert_close(step, steps[0], atol=1e-5, rtol=1e-4)
+            assert steps[0].abs().max() > 0.01
+        else:
+            same = [torch.equal(before, after) for before, after in itertools.pairwise(weights)]
+            assert same == [True] * (depth // 2 - 1) + [False] + [True] * (depth // 2 - 1)
+            assert len({weight.data_ptr() for weight in weights}) == depth, "they are equal and learn apart"
+
+
+@pytest.mark.parametrize("params", [{"sharing": "linear"}, {"sharing": "stages", "shared_stages": 2}])
+def test_spaces_that_share_blocks_keep_the_contract(params: dict[str, Any]) -> None:
+    check_search_space("elastic_vit", {"preset": "digits", **params}, DIGITS)
+
+
+def test_linear_blocks_are_the_papers_sum() -> None:
+    space = space_of("digits", sharing="linear", depths=[2, 4])
+    net = supernet_of(space).eval()
+    base, slope = net.blocks.stored
+    for depth in (2, 4):
+        blocks = net.subnet(arch_of(space, depth=depth)).get_submodule("blocks")
+        assert isinstance(blocks, nn.Sequential)
+        for place, block in enumerate(blocks):
+            expected = base.fc1_weight + place / depth * slope.fc1_weight
+            torch.testing.assert_close(block.get_parameter("mlp.fc1.weight"), expected)
+            expected = base.norm1.weight + place / depth * slope.norm1.weight
+            torch.testing.assert_close(block.get_parameter("norm1.weight"), expected)
+    assert sum(p.numel() for p in net.blocks.parameters()) == 2 * sum(p.numel() for p in base.parameters())
+
+
+def test_stages_share_in_order_and_the_first_are_longer() -> None:
+    assert stage_sources(5, 12) == (0, 0, 0, 1, 1, 1, 2, 2, 3, 3, 4, 4)  # as SWS prints it
+    assert stage_sources(5, 5) == (0, 1, 2, 3, 4)
+    with pytest.raises(InvalidSpec, match=r"depths: expected at least 5, .*got 4"):
+        stage_sources(5, 4)
+
+
+def test_starts_that_cannot_be_are_refused() -> None:
+    space = space_of("digits", pooling="class")
+    ordinary = parent_of(supernet_of(space).subnet(arch_of(space)), 8)
+    started = build({"preset": "digits", "pooling": "class", "start": "linear"}, DIGITS, ordinary)
+    with pytest.raises(InvalidSpec, match="blocks are linear in their depth"):
+        started.supernet(0)
+    shallow: dict[str, Any] = {"preset": "digits", "pooling": "class", "depths": [1, 2], "start": "stages"}
+    with pytest.raises(InvalidSpec, match="depths: expected at least 4"):
+        build(shallow, DIGITS, ordinary).supernet(0)
+    with pytest.raises(InvalidSpec, match="expected a model to begin with"):
+        space_of("digits", start="linear")
+    with pytest.raises(InvalidSpec, match="sharing: expected none beside a model"):
+        build({"preset": "digits", "pooling": "class", "sharing": "linear"}, DIGITS, ordinary)
+    with pytest.raises(InvalidSpec, match="shared_stages: expected a number"):
+        space_of("digits", sharing="stages")
+    with pytest.raises(InvalidSpec, match="shared_stages: expected at most 2"):
+        space_of("digits", sharing="stages", shared_stages=3)
 
 
 def test_bad_parameters_are_named() -> None:
