@@ -28,6 +28,7 @@ from nas.core.plugins import check_task
 from nas.core.ports import Problem, Resources, Stage
 from nas.core.spec import SearchSpec
 from nas.peak_memory import peak_memory_bytes, reset_peak_memory
+from nas.spaces.restricted import networks_of, trained_by_gradient
 from nas.stages.conclusions import conclude
 
 
@@ -72,6 +73,7 @@ def run_search(problem: Problem, stages: Sequence[Stage], resources: Resources, 
     any stage where the data are not those that the search, or the one whose supernet it uses, has read.
     """
     require_same_data(problem, state)
+    problem = _of_trained_networks(problem)
     if problem.spec.task.parent_labels:
         problem = yield from _labelled(problem, resources, state)
     for position, stage in enumerate(stages):
@@ -107,6 +109,7 @@ def estimate_search_cost(
     Raises what the stages raise: what cannot be timed here could not be run here either.
     """
     require_same_data(problem, state)
+    problem = _of_trained_networks(problem)
     if problem.spec.task.parent_labels:
         from nas.stages.parent_labels import with_parent_labels  # imports torch
 
@@ -120,6 +123,15 @@ def estimate_search_cost(
     yield Progress(COST_STAGE, len(costs), len(stages), "stages")
     result = asdict(total_cost(problem, resources.worker, costs))
     yield StageFinished(COST_STAGE, resources.clock() - started_at, result)
+
+
+def _of_trained_networks(problem: Problem) -> Problem:
+    """The problem without networks that a differentiable search does not train, such as those of other resolutions.
+    Raises InvalidSpec as ``trained_by_gradient``."""
+    if not registry.load_strategy(problem.spec.strategy.name).uses_relaxation(problem.spec):
+        return problem
+    space = trained_by_gradient(problem.space)
+    return replace(problem, space=space, inherited=networks_of(space, problem.inherited))
 
 
 def _labelled(problem: Problem, resources: Resources, state: SearchState) -> Generator[Event, None, Problem]:

@@ -17,11 +17,10 @@ import torch
 
 from nas.blobs import open_blobs
 from nas.core import registry
-from nas.core.arch import Arch, as_genes
+from nas.core.arch import Arch
 from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet
 from nas.core.errors import InvalidSpec
 from nas.core.events import (
-    Candidate,
     EncodedEvent,
     Event,
     MeasurementsWanted,
@@ -73,7 +72,7 @@ from nas.fleet import FleetPredictor
 from nas.mixed_precision import in_precision_of, int8_mask
 from nas.models.stored import load_parent
 from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
-from nas.spaces.restricted import restricted
+from nas.spaces.restricted import networks_of, restricted
 from predictors.families.transfer import Transfer
 from predictors.measurement.isolated import measure_isolated
 from predictors.onboarding.from_table import onboard_from_table
@@ -177,7 +176,7 @@ def _load_search(payload: SearchPayload, blobs: BlobStore, data: Dataset) -> tup
         predictor=predictor,
         supernet_blob=payload.supernet_blob,
         supernet_data=payload.supernet_data,
-        inherited=_runnable(payload.inherited, space),
+        inherited=networks_of(space, payload.inherited),
         fleet=fleet,
         teacher=_teacher(payload, data.shape, blobs),
         search_id=payload.search_id,
@@ -237,15 +236,6 @@ def _onboard(payload: OnboardingPayload, blobs: BlobStore, state: SearchState) -
 
 def _layer_model(layer: Layer | None) -> bytes:
     return empty_to_onnx() if layer is None else layer_to_onnx(layer)
-
-
-def _runnable(candidates: Sequence[Candidate], space: SearchSpace) -> tuple[Candidate, ...]:
-    """The candidates of another search without those that a restricted space has no more."""
-    if not candidates:
-        return ()
-    genes_NG = as_genes([c.arch for c in candidates])
-    unchanged_N = (space.canonical(genes_NG) == genes_NG).all(axis=1)
-    return tuple(c for c, is_unchanged in zip(candidates, unchanged_N, strict=True) if is_unchanged)
 
 
 def _load_device(device: DevicePayload, blobs: BlobStore) -> TargetDevice:

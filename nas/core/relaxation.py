@@ -22,6 +22,9 @@ class Relaxation:
     operation (None without one) and of the identity. ``parameter_free``: the columns without parameters, these two
     among them. ``available``: the operations that each edge has, None where all have all.
     ``nested``: pairs of columns (smaller, larger) whose operations can share weights, such as two kernel sizes.
+    ``least_inputs``: how many incoming edges each node has at least; ``several``: an edge of a network may carry
+    several operations: those whose scores are above 0.
+    ``held``: the (gene, choice) of decisions that no row chooses, in which all networks of the relaxation agree.
     """
 
     edges: tuple[str, ...]
@@ -33,6 +36,9 @@ class Relaxation:
     inputs: int | None = None
     available: tuple[tuple[bool, ...], ...] | None = None
     nested: tuple[tuple[int, int], ...] = ()
+    held: tuple[tuple[int, int], ...] = ()
+    least_inputs: int = 0
+    several: bool = False
 
     @classmethod
     def of_cells(

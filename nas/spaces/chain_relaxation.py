@@ -62,6 +62,7 @@ class ChainRelaxation:
             skip=len(labels),
             parameter_free=(len(labels),),
             available=tuple(tuple(label in row.labels for label in operations) for row in self.rows),
+            held=tuple((g, int(choice)) for g, choice in enumerate(held_G) if g not in _chosen(self.rows)),
         )
         self._choices_by_row = [_choices_by_column(row, operations) for row in self.rows]
 
@@ -125,6 +126,11 @@ def _rows(chain: BlockChain, decisions: Sequence[Decision]) -> list[ChainRow]:
         if own or ends:
             rows.append(ChainRow(block.name, own, _choices(block, own, decisions), block.required, ends))
     return rows
+
+
+def _chosen(rows: Sequence[ChainRow]) -> set[int]:
+    """The genes that the operations of rows decide."""
+    return {g for row in rows for g in (*row.genes, *(row.required[:1] if row.required else ()))}
 
 
 def _choices(block: ChainBlock, own: Sequence[int], decisions: Sequence[Decision]) -> dict[str, tuple[int, ...]]:

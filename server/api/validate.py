@@ -429,6 +429,12 @@ def _uses_relaxation(spec: SearchSpec) -> bool:
     return registry.load_strategy(spec.strategy.name).uses_relaxation(spec)
 
 
+def _held(space: SearchSpace) -> list[str]:
+    """The decisions of which a relaxation trains one of several choices."""
+    held = space.relaxation.held if space.relaxation is not None else ()
+    return [space.decisions[gene].name for gene, _ in held if len(space.decisions[gene].choices) > 1]
+
+
 def _supernet_problems(
     spec: SearchSpec, space: SearchSpace, parent: ParentSearch | None, content_hash: str | None = None
 ) -> Iterator[HwnasError]:
@@ -453,6 +459,11 @@ def _supernet_problems(
             "supernet: a differentiable search reuses the supernet of a differentiable search (strategy darts, or "
             f"few_shot with such a search of its subspaces); search {spec.supernet} used strategy "
             f"{parent.spec.strategy.name} and has no architecture parameters"
+        )
+    elif _uses_relaxation(parent.spec) and not _uses_relaxation(spec) and (held := _held(space)):
+        yield InvalidSpec(
+            f"supernet: the differentiable search {spec.supernet} has trained one choice alone of {', '.join(held)}: "
+            f"expected a strategy that searches the same networks, such as darts, got {spec.strategy.name}"
         )
     elif parent.supernet is None:
         yield Conflict(f"supernet: search {spec.supernet} has not finished its training")

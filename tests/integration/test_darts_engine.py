@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ import torch
 
 from nas.blobs import FolderBlobs
 from nas.core import registry
+from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
 from nas.core.events import Checkpoint, Event, Traced, fold_all
 from nas.core.ports import is_relaxed
 from nas.core.retraining import RetrainSpec
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.core.unsupported import ExcludedChoice
+from nas.spaces.restricted import restricted, trained_by_gradient
 from nas.stages.fronts import front_of
 from nas.strategies.darts import DARTS
 from nas.training.progressive import TrainState
@@ -205,6 +209,33 @@ def test_a_mobile_network_that_was_found_by_gradient_is_trained_on_and_exported(
     assert "retrain" in state.finished
     report = state.exports[0].report
     assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
+
+
+def test_networks_that_gradient_search_has_not_trained_are_not_explored(tmp_path: Path) -> None:
+    space = SpaceSpec(name="mobilenet_v3", params={**MOBILE_PARAMS, "resolutions": [6, 8], "widths": [0.5, 1.0]})
+    budget = BudgetSpec(evaluations=16, verified=1)
+    spec = with_params(preset="proxyless", seeds=1, epochs=1, rank_networks=4, rank_epochs=1)
+    p = problem(spec.model_copy(update={"space": space, "budget": budget}))
+    state = fold_all(run(tmp_path, p))
+    choices = [
+        {d.axis: d.choices[g] for d, g in zip(p.space.decisions, candidate.arch.genes, strict=True)}
+        for candidate in state.candidates.values()
+    ]
+    assert len(choices) >= 16
+    assert {(c["resolution"], c["width"]) for c in choices} == {(8, 1.0)}
+    assert {c["depth"] for c in choices} == {1, 2, 3}
+    inherited = problem(p.spec, state.finished["train"]["supernet"], state)
+    narrow = replace(inherited.inherited[0], arch=Arch(p.space.id, (0,) * len(p.space.decisions)))
+    again = fold_all(run(tmp_path, replace(inherited, inherited=(*inherited.inherited, narrow))))
+    assert narrow.arch not in [candidate.arch for candidate in again.candidates.values()]
+
+
+def test_a_device_that_does_not_run_what_gradient_search_trains_is_told() -> None:
+    narrow = SpaceSpec(name="mobilenet_v3", params={**MOBILE_PARAMS, "widths": [0.5, 1.0]})
+    space = problem(with_params().model_copy(update={"space": narrow})).space
+    excluded = ExcludedChoice("stage1.width", 1, "too wide")
+    with pytest.raises(InvalidSpec, match=r"trains stage1.width 1.0 alone"):
+        trained_by_gradient(restricted(space, [excluded]))
 
 
 def test_one_training_gives_the_networks_of_every_bound(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.ports import ImageShape
-from nas.core.spec import SearchSpec, StrategySpec
+from nas.core.spec import SearchSpec, SpaceSpec, StrategySpec
 from server.api.app import create_app
 from server.api.data_check import shape_of
 from server.api.validate import _supernet_problems
@@ -89,3 +89,21 @@ def test_differentiable_search_rejects_a_supernet_without_architecture_parameter
     assert problems("few_shot", "few_shot:darts")
     assert problems("few_shot:darts", "few_shot:gdas") == problems("few_shot:darts", "darts") == []
     assert problems("darts", "darts") == problems("darts", "once_for_all") == problems("few_shot", "once_for_all") == []
+
+
+def test_a_supernet_of_one_width_is_refused_where_others_would_be_explored() -> None:
+    params: dict[str, Any] = {"preset": "digits", "resolutions": [8]}
+    spec = SearchSpec(space=SpaceSpec(params={**params, "widths": [0.5, 1.0]}), supernet="abc")
+    gradient = StrategySpec(name="darts", params={"preset": "proxyless"})
+
+    def problems(widths: list[float]) -> list[str]:
+        child = spec.model_copy(update={"space": SpaceSpec(params={**params, "widths": widths})})
+        parent_spec = child.model_copy(update={"strategy": gradient, "supernet": None})
+        space = registry.build_space(child.space, shape_of(child.data))
+        parent = ParentSearch("local", parent_spec, space.id, "0" * 64, 0)
+        return [str(problem) for problem in _supernet_problems(child, space, parent)]
+
+    (why,) = problems([0.5, 1.0])
+    assert "stage1.width, stage2.width, stage3.width" in why
+    assert "got once_for_all" in why
+    assert problems([1.0]) == []
