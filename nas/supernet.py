@@ -91,6 +91,12 @@ def _with_prefix(module: nn.Module, state: MutableMapping[str, torch.Tensor], pr
         state[prefix + _PREFIX + name[len(prefix) :]] = state.pop(name)
 
 
+def edges_of_cell(edges_E: torch.Tensor | None, cell: int) -> torch.Tensor | None:
+    """The scales of edges, shape (E,) or (E, B), in the cell of a number among equal ones: those of images are moved on
+    by so many images."""
+    return edges_E.roll(cell, dims=1) if edges_E is not None and edges_E.ndim == 2 else edges_E
+
+
 class RelaxedSupernet(Supernet):
     """A supernet that also computes weighted sums of operations, for differentiable search; see
     ``nas.core.relaxation``."""
@@ -110,12 +116,18 @@ class RelaxedSupernet(Supernet):
 
         ``active_EO``: the operations to compute, a bool table; the others count as zero. Normalisation inside cells has
         no scale and no shift of its own, which would compete with the weights. ``partial``: only the first of so many
-        equal parts of the channels go through the operations, the others pass, and channels are shuffled; each edge is
-        then scaled by ``edges_E`` (PC-DARTS, Xu et al., ICLR 2020). ``entangled``: of two nested operations
-        (``Relaxation.nested``), the smaller one has part of the larger one's weights; both are one operation with the
-        weighted mean of their kernels, times the sum of their weights (TangleNAS, Sukthanker et al., AutoML 2024).
+        equal parts of the channels go through the operations, the others pass, and channels are shuffled (PC-DARTS, Xu
+        et al., ICLR 2020). ``edges_E``: scale of each edge of a cell, shape (E,), or (E, B) for each edge and image; of
+        equal cells each takes those of the next image, so that it drops other paths. ``entangled``: of two nested
+        operations (``Relaxation.nested``), the smaller one has part of the larger one's weights; both are one operation
+        with the weighted mean of their kernels, times the sum of their weights (TangleNAS, Sukthanker et al., AutoML
+        2024).
         """
 
     def disentangle(self) -> None:
         """Copy to each smaller operation its part of the larger one, so that single networks inherit it. Default:
         nothing, for relaxations without nested operations."""
+
+    def widen(self, before: int, after: int) -> None:
+        """Go from mixing the first of ``before`` equal parts of the channels to the first of ``after``, fewer ones:
+        what one part has learned is repeated in the others. Default: nothing, for relaxations of whole channels."""

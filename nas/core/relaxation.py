@@ -22,8 +22,8 @@ class Relaxation:
     operation (None without one) and of the identity. ``parameter_free``: the columns without parameters, these two
     among them. ``available``: the operations that each edge has, None where all have all.
     ``nested``: pairs of columns (smaller, larger) whose operations can share weights, such as two kernel sizes.
-    ``least_inputs``: how many incoming edges each node has at least; ``several``: an edge of a network may carry
-    several operations: those whose scores are above 0.
+    ``required``: groups of edges, of each of which a network has at least one; ``several``: an edge of a network may
+    carry several operations: those whose scores are above 0.
     ``held``: the (gene, choice) of decisions that no row chooses, in which all networks of the relaxation agree.
     """
 
@@ -37,7 +37,7 @@ class Relaxation:
     available: tuple[tuple[bool, ...], ...] | None = None
     nested: tuple[tuple[int, int], ...] = ()
     held: tuple[tuple[int, int], ...] = ()
-    least_inputs: int = 0
+    required: tuple[tuple[int, ...], ...] = ()
     several: bool = False
 
     @classmethod

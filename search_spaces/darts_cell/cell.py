@@ -49,6 +49,7 @@ CELLS = tuple(
 RELAXATION = Relaxation.of_cells(
     CELLS, none=NONE, skip=SKIP, parameter_free=(NONE, MAX, AVG, SKIP), nested=((DIL3, DIL5), (SEP3, SEP5))
 )
+NodeInputs = tuple[tuple[tuple[int, int], ...], ...]  # (state, operation) of each node, by their positions
 Genotype = Mapping[CellKind, tuple[tuple[str, int], ...]]
 _CONCATS = ("normal_concat", "reduce_concat")
 _CONCATENATED = ("range(2, 6)", "[2, 3, 4, 5]", "(2, 3, 4, 5)")  # all nodes, as every cell of this space has it
@@ -118,7 +119,7 @@ class CellPlan:
         return 2 if self.kind == "reduce" and state < 2 else 1
 
 
-def node_inputs(genes_G: Genes | Sequence[int], kind: CellKind) -> tuple[tuple[tuple[int, int], ...], ...]:
+def node_inputs(genes_G: Genes | Sequence[int], kind: CellKind) -> NodeInputs:
     """The two (state, operation) of each node of a kind of cell, operations as indices of ``OPERATIONS``."""
     first = KINDS.index(kind) * 3 * NODES
     out = []

@@ -9,14 +9,16 @@ its output stays in quarters up to its node.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
-from nas.supernet import RelaxedSupernet
+from nas.supernet import RelaxedSupernet, edges_of_cell
 from search_spaces.darts_cell.cell import (
     AVG,
     DIL3,
@@ -25,11 +27,13 @@ from search_spaces.darts_cell.cell import (
     KINDS,
     MAX,
     NODES,
+    OPERATIONS,
     RELAXATION,
     SEP3,
     SEP5,
     SKIP,
     CellPlan,
+    NodeInputs,
     node_inputs,
 )
 from search_spaces.darts_cell.operations import (
@@ -54,7 +58,8 @@ CONVS = (DIL3, DIL5, SEP3, SEP5)
 class DartsSuperCell(nn.Module):
     """A cell with all operations on every edge; computes a network's, or the relaxation."""
 
-    def __init__(self, plan: CellPlan, evaluation: bool) -> None:
+    def __init__(self, plan: CellPlan, evaluation: bool, operations: Sequence[int]) -> None:
+        """``operations``: those that an edge may carry."""
         super().__init__()
         self.plan, self.evaluation = plan, evaluation
         c = plan.channels
@@ -71,13 +76,14 @@ class DartsSuperCell(nn.Module):
         self.operations = nn.ModuleDict()
         for e, (a, _) in enumerate(EDGES):
             s = plan.stride(a)
-            if not evaluation:
-                self.operations[f"{e}-{MAX}"], self.operations[f"{e}-{AVG}"] = norm(), norm()
-            if s == 2:
+            for op in (MAX, AVG) if not evaluation else ():
+                if op in operations:
+                    self.operations[f"{e}-{op}"] = norm()
+            if s == 2 and SKIP in operations:
                 self.operations[f"{e}-{SKIP}"] = FactorizedReduction(c, c, (plan.height, plan.width), norm())
-            for op, kernel in ((DIL3, 3), (DIL5, 5)):
+            for op, kernel in ((o, k) for o, k in ((DIL3, 3), (DIL5, 5)) if o in operations):
                 self.operations[f"{e}-{op}"] = SeparableConv(c, kernel, s, 2, norm())
-            for op, kernel in ((SEP3, 3), (SEP5, 5)):
+            for op, kernel in ((o, k) for o, k in ((SEP3, 3), (SEP5, 5)) if o in operations):
                 self.operations[f"{e}-{op}"] = nn.Sequential(
                     SeparableConv(c, kernel, s, 1, norm()), SeparableConv(c, kernel, 1, 1, norm())
                 )
@@ -89,9 +95,9 @@ class DartsSuperCell(nn.Module):
     def forward(self, older: Tensor, newer: Tensor, inputs: Sequence[Sequence[tuple[int, int]]]) -> Tensor:
         """(B, 4C, H, W); ``inputs`` are the states and operations of each node."""
         states = self.cell_inputs(older, newer)
-        for node, pair in enumerate(inputs):
-            first, second = (self._operation(EDGES.index((a, node)), op, states[a]) for a, op in pair)
-            states.append(first + second)
+        for node, of_node in enumerate(inputs):
+            terms = [self._operation(EDGES.index((a, node)), op, states[a]) for a, op in of_node]
+            states.append(functools.reduce(torch.add, terms))
         return torch.cat(states[2:], dim=1)
 
     def _operation(self, edge: int, op: int, x: Tensor) -> Tensor:
@@ -107,10 +113,14 @@ class DartsSuperCell(nn.Module):
     def cut(self, inputs: Sequence[Sequence[tuple[int, int]]]) -> DartsSubnetCell:
         """A network's cell as plain modules."""
         operations: dict[str, nn.Module] = {}
-        for node, pair in enumerate(inputs):
-            for a, op in pair:
+        names: list[list[tuple[int, str]]] = []
+        for node, of_node in enumerate(inputs):
+            names.append([])
+            for a, op in of_node:
                 edge, s = EDGES.index((a, node)), self.plan.stride(a)
-                name = f"state{a}_node{node}"
+                is_alone = [state for state, _ in of_node].count(a) == 1
+                name = f"state{a}_node{node}" + ("" if is_alone else f"_{OPERATIONS[op]}")
+                names[-1].append((a, name))
                 if op in (MAX, AVG):
                     plain = nn.MaxPool2d(3, s, 1) if op == MAX else nn.AvgPool2d(3, s, 1, count_include_pad=False)
                     norms = [] if self.evaluation else [plain_norm(self.operations[f"{edge}-{op}"])]
@@ -124,9 +134,7 @@ class DartsSuperCell(nn.Module):
                         *(p.cut() for p in parts if isinstance(p, SeparableConv | FactorizedReduction))
                     )
         assert isinstance(self.older, FactorizedReduction | ReluConvNorm)
-        return DartsSubnetCell(
-            self.older.cut(), self.newer.cut(), operations, [[a for a, _ in pair] for pair in inputs]
-        )
+        return DartsSubnetCell(self.older.cut(), self.newer.cut(), operations, names)
 
     def disentangle(self) -> None:
         """Operations with 3x3 kernels take the centres of those with 5x5."""
@@ -150,7 +158,7 @@ class DartsSuperCell(nn.Module):
         entangled: bool,
     ) -> Tensor:
         """(B, 4C, H, W); see ``nas.supernet.RelaxedSupernet.mix`` and the head of this file."""
-        if edges_E is not None:  # an edge's scale is that of all it carries
+        if edges_E is not None and edges_E.ndim == 1:  # an edge's scale is that of all it carries
             weights_EO = weights_EO * edges_E[:, None]
         states = self.mixed_inputs(older, newer)
         nodes = [_Sum() for _ in range(NODES)]
@@ -193,13 +201,12 @@ class DartsSuperCell(nn.Module):
         """Adds to the nodes what a state gives them."""
         c = state.shape[1]
         x = state[:, : c // partial] if partial > 1 else state
-        if partial > 1:
-            assert edges_E is not None
-            unmixed = state[:, c // partial :]
-            unmixed = F.max_pool2d(unmixed, 2, 2, ceil_mode=True) if stride == 2 else unmixed
-            mine = {node: _Sum() for _, node in leaving}
-        else:
-            mine = {node: nodes[node] for _, node in leaving}
+        unmixed = state[:, c // partial :]
+        if partial > 1 and stride == 2:
+            unmixed = F.max_pool2d(unmixed, 2, 2, ceil_mode=True)
+        by_image = edges_E is not None and edges_E.ndim == 2
+        is_apart = partial > 1 or by_image
+        mine = {node: _Sum() if is_apart else nodes[node] for _, node in leaving}
         self._shared(x, stride, leaving, mine, weights_EO, active)
         terms = {e: _convolutions(e, weights_EO, active, entangled) for e, _ in leaving}
         needed = {op for e in terms for op, *_ in terms[e]} | {SKIP for e, _ in leaving if active[e][SKIP]}
@@ -230,11 +237,12 @@ class DartsSuperCell(nn.Module):
                 part = self.operations[f"{e}-{SKIP}"]
                 assert isinstance(part, FactorizedReduction)
                 mine[node].add(part.scaled(rectified, weights_EO[e, SKIP]))
-        if partial > 1:
-            assert edges_E is not None
-            for e, node in leaving:
-                joined = torch.cat([mine[node].total(x, self.plan, stride), edges_E[e] * unmixed], dim=1)
-                nodes[node].add(shuffled(joined, partial))
+        for e, node in leaving if is_apart else ():
+            total = mine[node].total(x, self.plan, stride)
+            if partial > 1:
+                assert edges_E is not None
+                total = shuffled(torch.cat([total, unmixed if by_image else edges_E[e] * unmixed], dim=1), partial)
+            nodes[node].add(edges_E[e].reshape(-1, 1, 1, 1) * total if by_image and edges_E is not None else total)
 
     def _shared(
         self,
@@ -305,26 +313,55 @@ class _Sum:
         return self._own
 
 
+@dataclass(frozen=True)
+class CellLayout:
+    """What is chosen in the cells of a supernet. ``operations`` that edges may carry; ``groups``: of each cell; those
+    of one group share 14 rows of a relaxation; ``inputs_of``: what the nodes of each cell add up in one network."""
+
+    operations: tuple[int, ...]
+    groups: tuple[int, ...]
+    inputs_of: Callable[[Arch], Sequence[NodeInputs]]
+
+
+def two_inputs(plans: Sequence[CellPlan]) -> CellLayout:
+    """That of the space of DARTS: cells of a kind are equal, and every node has two inputs."""
+    groups = tuple(KINDS.index(plan.kind) for plan in plans)
+
+    def inputs_of(arch: Arch) -> list[NodeInputs]:
+        by_kind = {kind: node_inputs(arch.genes, kind) for kind in KINDS}
+        return [by_kind[plan.kind] for plan in plans]
+
+    return CellLayout(tuple(range(1, len(OPERATIONS))), groups, inputs_of)
+
+
 class DartsSupernet(RelaxedSupernet):
     """Weights of every network of the space; see ``nas.supernet`` for the contract. Mixtures are normalised by their
     batch, whatever the mode."""
 
-    def __init__(self, plans: Sequence[CellPlan], channels: int, classes: int, evaluation: bool, seed: int) -> None:
+    def __init__(
+        self,
+        plans: Sequence[CellPlan],
+        channels: int,
+        classes: int,
+        evaluation: bool,
+        seed: int,
+        layout: CellLayout | None = None,
+    ) -> None:
+        """``layout``: None for that of the space of DARTS."""
         super().__init__()
+        self.layout = two_inputs(plans) if layout is None else layout
         width = plans[0].c_newer
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.stem = nn.Sequential(plain_conv(channels, width, 3, padding=1), Norm(width, affine=True))
-            self.cells = nn.ModuleList(DartsSuperCell(plan, evaluation) for plan in plans)
+            self.cells = nn.ModuleList(DartsSuperCell(plan, evaluation, self.layout.operations) for plan in plans)
             self.classifier = nn.Linear(NODES * plans[-1].channels, classes)
 
     def forward(self, x_BCHW: Tensor, arch: Arch) -> Tensor:
         """(B, C, H, W) -> (B, classes), by the weights of ``arch`` alone."""
         older = newer = self.stem(x_BCHW)
-        inputs = {kind: node_inputs(arch.genes, kind) for kind in KINDS}
-        for cell in self.cells:
-            assert isinstance(cell, DartsSuperCell)
-            older, newer = newer, cell(older, newer, inputs[cell.plan.kind])
+        for cell, inputs in zip(self.cells, self.layout.inputs_of(arch), strict=True):
+            older, newer = newer, cell(older, newer, inputs)
         logits: Tensor = self.classifier(newer.mean((2, 3)))
         return logits
 
@@ -338,18 +375,19 @@ class DartsSupernet(RelaxedSupernet):
         partial: int = 1,
         entangled: bool = False,
     ) -> Tensor:
-        """(B, C, H, W) -> (B, classes): cells of each kind are mixed by their 14 rows of ``weights_EO``, (28, 8)."""
-        active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
+        """(B, C, H, W) -> (B, classes): cells of each group are mixed by their 14 rows of ``weights_EO``, (E, 8)."""
+        mask_EO = torch.zeros_like(weights_EO, dtype=torch.bool)
+        mask_EO[:, list(self.layout.operations)] = True
+        active = (mask_EO if active_EO is None else mask_EO & active_EO.bool()).tolist()
         conv, norm = self.stem
         assert isinstance(norm, Norm)
         stem = F.batch_norm(conv(x_BCHW), None, None, norm.weight, norm.bias, training=True)
         older = newer = stem
         n = len(EDGES)
-        for cell in self.cells:
+        for i, (cell, k) in enumerate(zip(self.cells, self.layout.groups, strict=True)):
             assert isinstance(cell, DartsSuperCell)
-            k = KINDS.index(cell.plan.kind)
             rows = slice(k * n, (k + 1) * n)
-            edges = None if edges_E is None else edges_E[rows]
+            edges = None if edges_E is None else edges_of_cell(edges_E[rows], i)
             older, newer = newer, cell.mix(older, newer, weights_EO[rows], active[rows], edges, partial, entangled)
         logits: Tensor = self.classifier(newer.mean((2, 3)))
         return logits
@@ -360,6 +398,15 @@ class DartsSupernet(RelaxedSupernet):
             assert isinstance(cell, DartsSuperCell)
             cell.disentangle()
 
+    def widen(self, before: int, after: int) -> None:
+        """See ``nas.supernet.RelaxedSupernet.widen``."""
+        for cell in self.cells:
+            assert isinstance(cell, DartsSuperCell)
+            c = cell.plan.channels
+            for part in cell.operations.modules():
+                if isinstance(part, FactorizedReduction | SeparableConv):
+                    part.widen(c // before, c // after)
+
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""
         conv, norm = self.stem
@@ -369,6 +416,7 @@ class DartsSupernet(RelaxedSupernet):
         classifier = nn.Linear(self.classifier.in_features, self.classifier.out_features)
         classifier.load_state_dict(self.classifier.state_dict())
         cells = [cell for cell in self.cells if isinstance(cell, DartsSuperCell)]
-        plain_cells: list[nn.Module] = [cell.cut(node_inputs(arch.genes, cell.plan.kind)) for cell in cells]
+        inputs = self.layout.inputs_of(arch)
+        plain_cells: list[nn.Module] = [cell.cut(of_cell) for cell, of_cell in zip(cells, inputs, strict=True)]
         plain = DartsSubnet(nn.Sequential(stem, plain_norm(norm)), plain_cells, classifier, cells[-1].plan.after)
         return plain.to(conv.weight.device).train(self.training)

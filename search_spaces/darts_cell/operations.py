@@ -8,6 +8,7 @@ from torch import nn
 
 from search_spaces.darts_cell.cell import MAX
 from search_spaces.layers.entangled import centre, entangled_kernel
+from search_spaces.layers.widening import repeat_channels
 
 Tensor = torch.Tensor
 
@@ -83,6 +84,11 @@ class FactorizedReduction(nn.Module):
         ]
         return normalised(torch.cat(halves, dim=1), scale)
 
+    def widen(self, before: int, after: int) -> None:
+        """Repeat the weights of the first ``before`` channels up to ``after``."""
+        for conv in (self.even, self.odd):
+            repeat_channels(conv.weight, (before // 2, before), (after // 2, after))
+
     def cut(self) -> FactorizedReduction:
         """A copy of plain modules."""
         plain = FactorizedReduction(
@@ -123,6 +129,11 @@ class SeparableConv(nn.Module):
         """Take the weights that it shares with an entangled one: the centre of the kernel, and the pointwise ones."""
         self.depthwise.weight.copy_(centre(larger.depthwise.weight, self.depthwise.kernel_size[0]))
         self.pointwise.weight.copy_(larger.pointwise.weight)
+
+    def widen(self, before: int, after: int) -> None:
+        """Repeat the weights of the first ``before`` channels up to ``after``."""
+        repeat_channels(self.depthwise.weight, (before, 1), (after, 1))
+        repeat_channels(self.pointwise.weight, (before, before), (after, after))
 
     def cut(self) -> SeparableConv:
         """A copy of plain modules."""

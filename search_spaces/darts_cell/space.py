@@ -8,69 +8,38 @@ same space with other parameters: while searching, normalisation has no scale of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import cached_property
 from math import prod
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import JsonValue
 
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot
 from nas.core.graph import GraphEncoding
-from nas.core.layers import (
-    INPUT,
-    Concat,
-    Conv2d,
-    GlobalAveragePool,
-    Linear,
-    MapShape,
-    Normalisation,
-    Pool2d,
-    ShiftedConv2d,
-    Skip,
-)
-from nas.core.network import Add, Network, NetworkNode, Relu
+from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
-from nas.spaces.activation_memory import PopulationTrace, graph_peak
-from nas.spaces.base import DescribedSpace
+from nas.spaces.activation_memory import PopulationTrace
 from nas.spaces.costs import COSTS, FLOAT_BYTES, part_counts
-from nas.spaces.exported_graph import ExportedGraph, exported_graph, lower
+from nas.spaces.exported_graph import exported_graph
+from search_spaces.darts_cell.base import CellNetworks, SpaceParams
 from search_spaces.darts_cell.cell import (
-    AVG,
     CELLS,
-    DIL3,
-    DIL5,
     EDGES,
     GRAPH,
     KINDS,
-    MAX,
     NODES,
     OPERATIONS,
     PAIRS,
     PUBLISHED,
     RELAXATION,
-    SEP3,
-    SEP5,
-    SKIP,
-    CellKind,
     CellPlan,
     from_notation,
     node_inputs,
 )
 from search_spaces.presets import resolved
-
-
-class SpaceParams(BaseModel):
-    """``channels`` of a node in the first cells, doubled by each reduction; ``cells`` in all; ``evaluation``: the
-    network that is trained from scratch, with scales in its normalisation and none after pooling."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-    channels: int = Field(default=16, ge=4, le=512, multiple_of=2)
-    cells: int = Field(default=8, ge=3, le=64)
-    evaluation: bool = False
-
 
 PRESETS: dict[str, SpaceParams] = {
     "digits": SpaceParams(channels=4, cells=3),
@@ -109,7 +78,7 @@ def _pair_index(node: int) -> Genes:
 _PAIR_INDEX = tuple(_pair_index(node) for node in range(NODES))
 
 
-class DartsCell(DescribedSpace[SpaceParams]):
+class DartsCell(CellNetworks[SpaceParams]):
     """The space as the engine sees it (``nas.core.ports.SearchSpace``).
 
     For each of the two kinds of cells and each node there are three genes: which two states it takes, and the operation
@@ -129,34 +98,6 @@ class DartsCell(DescribedSpace[SpaceParams]):
     )
     relaxation = RELAXATION
     cells = CELLS
-
-    @cached_property
-    def plans(self) -> tuple[CellPlan, ...]:
-        """All cells in order."""
-        total, c = self.config.cells, self.config.channels
-        older = newer = 3 * c
-        h, w = self.shape.height, self.shape.width
-        halve: tuple[int, int] | None = None
-        plans = []
-        for i in range(total):
-            kind: CellKind = "reduce" if i in (total // 3, 2 * total // 3) else "normal"
-            c *= 2 if kind == "reduce" else 1
-            plans.append(CellPlan(f"cell{i + 1}", kind, older, newer, c, h, w, halve))
-            older, newer, halve = newer, NODES * c, (h, w) if kind == "reduce" else None
-            if kind == "reduce":
-                h, w = -(-h // 2), -(-w // 2)
-        return tuple(plans)
-
-    @property
-    def partials(self) -> tuple[int, ...]:
-        """Divisors of half the channels: a factorized reduction needs an even number in each part."""
-        return tuple(n for n in range(1, self.config.channels + 1) if self.config.channels % (2 * n) == 0)
-
-    @property
-    def regularisers(self) -> Mapping[str, float]:
-        """Dropped paths and a second classifier; for evaluation networks as strong as published (section A.1.1)."""
-        large = self.config.evaluation
-        return {"drop_path": 0.2 if large else 0.0, "auxiliary": 0.4 if large else 0.0}
 
     def canonical(self, genes_NG: Genes) -> Genes:
         """Every gene is active: all nodes are part of their cell's output."""
@@ -191,13 +132,13 @@ class DartsCell(DescribedSpace[SpaceParams]):
 
     def network(self, arch: Arch) -> Network:
         """The description of one network."""
-        stem = self._stem()
+        stem = self.stem()
         nodes: list[NetworkNode] = [stem]
         older = newer = stem.name
         for plan in self.plans:
-            nodes += self._cell(plan, older, newer, node_inputs(arch.genes, plan.kind))
+            nodes += self.cell(plan, older, newer, node_inputs(arch.genes, plan.kind))
             older, newer = newer, nodes[-1].name
-        return Network(self.input_shape(arch), (*nodes, *self._head(newer)))
+        return Network(self.input_shape(arch), (*nodes, *self.head(newer)))
 
     def costs(self, genes_NG: Genes) -> dict[str, Floats]:
         """Exact ``params``, ``macs``, ``model_bytes`` and ``peak_bytes`` of N networks, each shape (N,)."""
@@ -219,7 +160,7 @@ class DartsCell(DescribedSpace[SpaceParams]):
         for plan in self.plans:
             for from_input in (0, 1):
                 for op in range(1, len(OPERATIONS)):
-                    nodes, graph = self._operation_graph(plan, op, bool(from_input))
+                    nodes, graph = self.operation_graph(plan, op, bool(from_input))
                     by_edge[KINDS.index(plan.kind), from_input, op] += part_counts(nodes, graph)
         smallest = Arch(self.name, (0,) * len(self.decisions))  # max pooling everywhere, of two states that are inputs
         network = self.network(smallest)
@@ -231,7 +172,7 @@ class DartsCell(DescribedSpace[SpaceParams]):
 
     def _peak(self, genes_NG: Genes) -> Floats:
         """Numbers that live at once, shape (N,): the most of any cell, and of what comes before and after them."""
-        peak_N = np.full(len(genes_NG), float(max(self._peak_outside_cells, *self._entry_peaks)))
+        peak_N = np.full(len(genes_NG), float(max(self.peak_outside_cells, *self.entry_peaks)))
         normal = next(plan for plan in self.plans if plan.kind == "normal")
         maps_N = self._body_peak(genes_NG, normal) / prod(normal.node_shape)  # normal cells have maps of one size
         for plan in self.plans:
@@ -240,33 +181,10 @@ class DartsCell(DescribedSpace[SpaceParams]):
             peak_N = np.maximum(peak_N, rectified + body_N)
         return peak_N
 
-    @cached_property
-    def _peak_outside_cells(self) -> int:
-        stem, last = self._stem(), self.plans[-1]
-        before = lower([stem], {INPUT: prod(stem.in_shape)}, image_channels=self.shape.channels)
-        after = lower(self._head("newer"), {"newer": NODES * prod(last.node_shape)})
-        return max(graph_peak(before), graph_peak(after))
-
-    @cached_property
-    def _entry_peaks(self) -> list[int]:
-        """Numbers that live at once while a cell brings its inputs to its shape. It keeps both, and the ReLU of the
-        newer one for the next cell, which finds the ReLU of its older one there."""
-        peaks = []
-        for plan in self.plans:
-            h, w = plan.halve or (plan.height, plan.width)
-            input_sizes = {"older": plan.c_older * h * w, "newer": plan.c_newer * plan.height * plan.width}
-            first, last = plan is self.plans[0], plan is self.plans[-1]
-            if first:  # its inputs are one
-                del input_sizes["older"]
-            nodes, states = _entry(plan, "newer" if first else "older", "newer", self._norm)
-            graph = lower(nodes, input_sizes, rectified=input_sizes.keys() & {"older"})
-            peaks.append(graph_peak(graph, states if last else (*states, f"{plan.name}.newer.relu")))
-        return peaks
-
     def _body_peak(self, genes_NG: Genes, plan: CellPlan) -> Floats:
         """Numbers that live at once in the nodes of a cell, shape (N,), beside what is kept for the next."""
         operations = range(1, len(OPERATIONS))
-        graphs = [self._operation_graph(plan, op, from_input)[1] for from_input in (True, False) for op in operations]
+        graphs = [self.operation_graph(plan, op, from_input)[1] for from_input in (True, False) for op in operations]
         longest = max(len(graph.operators) for graph in graphs)
         trace = PopulationTrace(len(genes_NG), 3 + NODES * (1 + 2 * longest))
         state, node_size = plan.channels * plan.height * plan.width, prod(plan.node_shape)
@@ -330,95 +248,3 @@ class DartsCell(DescribedSpace[SpaceParams]):
         from search_spaces.darts_cell.network import DartsSupernet
 
         return DartsSupernet(self.plans, self.shape.channels, self.shape.classes, self.config.evaluation, seed)
-
-    def _stem(self) -> Conv2d:
-        image = (self.shape.channels, self.shape.height, self.shape.width)
-        return Conv2d("stem", (INPUT,), image, 3 * self.config.channels, 3)
-
-    def _head(self, source: str) -> list[NetworkNode]:
-        channels, height, width = self.plans[-1].node_shape
-        pool = GlobalAveragePool("pool", (source,), (NODES * channels, height, width), flatten=False)
-        return [pool, Linear("classifier", (pool.name,), pool.out_shape, self.shape.classes)]
-
-    @property
-    def _norm(self) -> Normalisation:
-        return "affine" if self.config.evaluation else "plain"
-
-    def _cell(
-        self, plan: CellPlan, older: str, newer: str, inputs: Sequence[Sequence[tuple[int, int]]]
-    ) -> list[NetworkNode]:
-        """A cell whose nodes have ``inputs``: each two (state, operation)."""
-        entry, inputs_of_cell = _entry(plan, older, newer, self._norm)
-        nodes, states = list(entry), list(inputs_of_cell)
-        for node, pair in enumerate(inputs):
-            summands = []
-            for a, op in pair:
-                nodes += self._operation(plan, f"{plan.name}.state{a}.node{node}", states[a], op, a < 2)
-                summands.append(nodes[-1].name)
-            nodes.append(Add(f"{plan.name}.node{node}", (summands[0], summands[1]), plan.node_shape))
-            states.append(nodes[-1].name)
-        return [*nodes, Concat(f"{plan.name}.concat", tuple(states[2:]), plan.node_shape)]
-
-    def _operation_graph(
-        self, plan: CellPlan, op: int, from_input: bool
-    ) -> tuple[tuple[NetworkNode, ...], ExportedGraph]:
-        """An operation alone, on an input ``x`` of the cell or on one of its nodes."""
-        nodes = self._operation(plan, "operation", "x", op, from_input)
-        return nodes, lower(nodes, {"x": prod(plan.state_shape(from_input))})
-
-    def _operation(self, plan: CellPlan, name: str, source: str, op: int, from_input: bool) -> tuple[NetworkNode, ...]:
-        stride = 2 if plan.kind == "reduce" and from_input else 1
-        return _operation(name, source, op, plan.state_shape(from_input), stride, self._norm)
-
-
-@lru_cache(maxsize=1 << 14)  # networks share most of their layers
-def _operation(
-    name: str, source: str, op: int, shape: MapShape, stride: int, norm: Normalisation
-) -> tuple[NetworkNode, ...]:
-    """An operation on an edge. Pooling is normalised only where batch norm has no scale of its own."""
-    if op in (MAX, AVG):
-        pool_norm = None if norm == "affine" else norm
-        return (Pool2d(name, (source,), shape, "max" if op == MAX else "average", 3, stride, pool_norm),)
-    if op == SKIP:
-        if stride == 2:
-            return _factorized(name, source, shape, shape[0], norm)
-        return (Skip(name, (source,), shape),)
-    kernel, dilation = 3 if op in (SEP3, DIL3) else 5, 2 if op in (DIL3, DIL5) else 1
-    nodes = _separable(f"{name}.a", source, shape, kernel, stride, dilation, norm)
-    if op in (SEP3, SEP5):
-        nodes += _separable(f"{name}.b", nodes[-1].name, nodes[-1].out_shape, kernel, 1, 1, norm)
-    return nodes
-
-
-@lru_cache(maxsize=1 << 10)
-def _entry(
-    plan: CellPlan, older: str, newer: str, norm: Normalisation
-) -> tuple[tuple[NetworkNode, ...], tuple[str, str]]:
-    """Nodes that bring the two inputs of a cell to its channels and its map, and the names of the results."""
-    c, shape = plan.channels, (plan.c_newer, plan.height, plan.width)
-    older_name, newer_name = f"{plan.name}.older", f"{plan.name}.newer"
-    if plan.halve is not None:
-        older_nodes = _factorized(older_name, older, (plan.c_older, *plan.halve), c, norm)
-    else:
-        older_shape = (plan.c_older, plan.height, plan.width)
-        older_nodes = (Conv2d(older_name, (older,), older_shape, c, 1, rectified=True, norm=norm),)
-    relu = Relu(f"{newer_name}.relu", (newer,), shape)  # the next cell reads it too
-    convolution = Conv2d(newer_name, (newer,), shape, c, 1, rectified=True, norm=norm)
-    return (*older_nodes, relu, convolution), (older_nodes[-1].name, newer_name)
-
-
-def _factorized(name: str, source: str, shape: MapShape, channels: int, norm: Normalisation) -> tuple[NetworkNode, ...]:
-    """Halve a map without losing pixels: two 1x1 convolutions of stride 2, the second one shifted by one pixel."""
-    even = Conv2d(f"{name}.even", (source,), shape, channels // 2, 1, 2, rectified=True, norm=None)
-    return (even, ShiftedConv2d(f"{name}.odd", (source, even.name), shape, channels, norm))
-
-
-def _separable(
-    name: str, source: str, shape: MapShape, kernel: int, stride: int, dilation: int, norm: Normalisation
-) -> tuple[NetworkNode, ...]:
-    """ReLU, depthwise and pointwise convolution, batch norm."""
-    c = shape[0]
-    depthwise = Conv2d(
-        f"{name}.depthwise", (source,), shape, c, kernel, stride, dilation, groups=c, rectified=True, norm=None
-    )
-    return (depthwise, Conv2d(f"{name}.pointwise", (depthwise.name,), depthwise.out_shape, c, 1, norm=norm))

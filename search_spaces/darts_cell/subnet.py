@@ -11,10 +11,10 @@ Tensor = torch.Tensor
 
 
 class DartsSubnetCell(nn.Module):
-    """A plain cell: two operations for every node."""
+    """A plain cell. ``inputs``: of each node, the states and the names of the operations on them."""
 
     def __init__(
-        self, older: nn.Module, newer: nn.Module, operations: dict[str, nn.Module], inputs: list[list[int]]
+        self, older: nn.Module, newer: nn.Module, operations: dict[str, nn.Module], inputs: list[list[tuple[int, str]]]
     ) -> None:
         super().__init__()
         self.older, self.newer, self.inputs = older, newer, inputs
@@ -27,9 +27,13 @@ class DartsSubnetCell(nn.Module):
     def forward(self, older: Tensor, newer: Tensor) -> Tensor:
         """(B, 4C, H, W)."""
         states = [self.older(older), self.newer(newer)]
-        for node, (a, b) in enumerate(self.inputs):
-            first, second = (self.operations[f"state{s}_node{node}"](states[s]) for s in (a, b))
-            states.append(first + second)
+        for of_node in self.inputs:
+            total = None
+            for state, name in of_node:
+                term = self.operations[name](states[state])
+                total = term if total is None else total + term
+            assert total is not None
+            states.append(total)
         return torch.cat(states[2:], dim=1)
 
 

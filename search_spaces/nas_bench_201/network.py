@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,12 +12,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch, Genes
-from nas.supernet import RelaxedSupernet
+from nas.supernet import RelaxedSupernet, edges_of_cell
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.channel_shuffle import shuffled
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.entangled import centre, entangled_kernel
 from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.widening import repeat_channels
 from search_spaces.nas_bench_201.cell import CONV1, CONV3, EDGES, NODES, NONE, POOL, SKIP
 
 
@@ -139,7 +141,7 @@ class Nb201SuperCell(nn.Module):
             leaving = [e for e, (begin, _) in enumerate(EDGES) if begin == a]
             for e, mixed in self._mixed(leaving, nodes[a], weights_EO, active, partial, entangled).items():
                 b = EDGES[e][1]
-                nodes[b] = nodes[b] + (mixed if edges_E is None else edges_E[e] * mixed)
+                nodes[b] = nodes[b] + (mixed if edges_E is None else edges_E[e].reshape(-1, 1, 1, 1) * mixed)
         return nodes[-1]
 
     def _mixed(
@@ -283,13 +285,28 @@ class NasBench201Supernet(RelaxedSupernet):
     ) -> torch.Tensor:
         """(B, C, H, W) -> (B, classes): every edge of every cell is mixed by ``weights_EO`` of shape (6, 5)."""
         active = (torch.ones_like(weights_EO) if active_EO is None else active_EO).bool().tolist()
-        return self._through(x_BCHW, lambda cell, x: cell.mix(x, weights_EO, active, edges_E, partial, entangled))
+        number = itertools.count()
+
+        def mix_cell(cell: Nb201SuperCell, x: torch.Tensor) -> torch.Tensor:
+            edges = edges_of_cell(edges_E, next(number))
+            return cell.mix(x, weights_EO, active, edges, partial, entangled)
+
+        return self._through(x_BCHW, mix_cell)
 
     def disentangle(self) -> None:
         """1x1 convolutions become the centres of those of 3x3."""
         for module in self.modules():
             if isinstance(module, Nb201SuperCell):
                 module.disentangle()
+
+    def widen(self, before: int, after: int) -> None:
+        """See ``nas.supernet.RelaxedSupernet.widen``."""
+        for module in self.modules():
+            if isinstance(module, Nb201SuperCell):
+                for part in (*module.conv1, *module.conv3):
+                    assert isinstance(part, ConvNorm)
+                    c = part.c_out
+                    repeat_channels(part.conv.weight, (c // before, c // before), (c // after, c // after))
 
     def subnet(self, arch: Arch) -> nn.Module:
         """A stand-alone network with copied weights."""

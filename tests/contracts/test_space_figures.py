@@ -38,6 +38,8 @@ CASES: dict[str, tuple[str, dict[str, Any], ImageShape]] = {
     "darts_digits": ("darts_cell", {"preset": "digits"}, ImageShape(1, 9, 9, 10)),
     "darts_search": ("darts_cell", {"preset": "search"}, ImageShape(3, 32, 32, 10)),
     "darts_evaluation": ("darts_cell", {"preset": "evaluation"}, ImageShape(3, 30, 30, 5)),
+    "free_gold": ("free_cell", {"preset": "gold"}, ImageShape(3, 32, 32, 10)),
+    "free_snas": ("free_cell", {"preset": "snas"}, ImageShape(1, 9, 9, 10)),
     "attentive_digits": ("attentive_nas", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     "attentive_cifar": ("attentive_nas", {"preset": "cifar"}, ImageShape(3, 32, 32, 100)),
     "attentive_imagenet": ("attentive_nas", {"preset": "imagenet"}, ImageShape(3, 224, 224, 1000)),
@@ -67,7 +69,7 @@ def figures(name: str, params: dict[str, Any], shape: ImageShape) -> dict[str, A
         "layer_names": [[layer.name for layer in space.layers(arch)] for arch in archs],
         "input_shapes": [space.input_shape(arch) for arch in archs],
     }
-    if name != "resnet20_downsampling":
+    if space.graph_encoding is not None:
         graph = space.graph_encoding.graph
         values["graph"] = [graph.places, graph.operations, graph.edges, graph.place_C, graph.operation_C]
         values["graph_presence"] = graph.presence_C

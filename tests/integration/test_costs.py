@@ -42,6 +42,8 @@ SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
     ("nas_bench_201", {"channels": 4, "cells": 2}, ImageShape(1, 8, 8, 10)),
     ("darts_cell", {"preset": "digits"}, ImageShape(1, 9, 9, 10)),
     ("darts_cell", {"channels": 4, "cells": 5, "evaluation": True}, ImageShape(3, 16, 16, 5)),
+    ("free_cell", {"preset": "digits"}, ImageShape(1, 9, 9, 10)),
+    ("free_cell", {"preset": "snas", "channels": 4, "cells": 5, "evaluation": True}, ImageShape(3, 16, 16, 5)),
     ("attentive_nas", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     ("attentive_nas", {"preset": "digits", "resolutions": [5, 7], "stem_stride": 2}, ImageShape(3, 8, 8, 7)),
     ("fbnet", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
