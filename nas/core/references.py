@@ -139,6 +139,11 @@ def named_genes(text: str, space: SearchSpace) -> tuple[int, ...]:
         return space.published[name]
     if _GENES.fullmatch(name):
         genes = tuple(int(gene) for gene in name.split(","))
+        if len(genes) != len(space.decisions):
+            raise InvalidSpec(
+                f"a network of {len(genes)} genes is none of {space.name} with these parameters: expected "
+                f"{len(space.decisions)} genes, one for each decision"
+            )
         try:
             check_genes(space.decisions, np.array([genes], dtype=np.int64))
         except InvalidInput as error:

@@ -634,6 +634,33 @@ def test_extend_sends_its_options(run: Run, service: SeededService) -> None:
     assert f"nas watch {child.id}" in done.stdout
 
 
+def test_fork_trains_networks_of_the_front_in_another_size_of_their_space(run: Run, service: SeededService) -> None:
+    done = run("fork", SEARCH, "--space-preset", "digits", "--retrain", "3")
+    assert done.exit_code == 0, done.stderr
+    body = service.body()
+    assert body["space"] == {"name": "mobilenet_v3", "params": {"preset": "digits"}}
+    assert body["retrain"]["epochs"] == 3
+    [child] = service.store.queries.searches(None, 9, None, parent=service.search).items
+    assert child.spec.strategy.name == "zero_cost"
+    _, front = service.store.queries.front(service.search)
+    of_front = [",".join(map(str, member.arch.genes)) for member in front.members]
+    assert child.spec.strategy.params == {"networks": of_front}
+    assert (child.spec.retrain and child.spec.retrain.epochs, child.spec.supernet) == (3, None)
+
+
+def test_fork_says_what_another_size_needs(run: Run) -> None:
+    refused = [
+        run("fork", SEARCH, "--space-preset", "digits"),
+        run("fork", SEARCH, "--space-preset", "digit", "--retrain", "3"),
+        run("fork", SEARCH, "--space-preset", "cifar", "--retrain", "3"),
+    ]
+    assert all(done.exit_code == 2 for done in refused)
+    without_training, unknown, other = (done.stderr for done in refused)
+    assert "expected `retrain`" in without_training
+    assert "'digits'" in unknown  # the nearest preset
+    assert "a network of 31 genes is none of mobilenet_v3 with these parameters: expected 51 genes" in other
+
+
 def test_cancel(run: Run, service: SeededService) -> None:
     assert "cancelled" in run("cancel", LIVE).stdout
     [cancelled] = service.store.queries.searches("cancelled", 9, None).items
