@@ -65,7 +65,7 @@ class BilevelStage:
                 continue
             learning = self._begin(problem, resources, seed)
             pace = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time)
-            before = len(runs) * learning.steps
+            before = sum(run.steps for run in runs)
             for report in run_gradient_search(learning, start, pace.save_due):
                 match report:
                     case GradientStep():
@@ -73,7 +73,7 @@ class BilevelStage:
                             message = f"{report.kind}, epoch {report.epoch + 1} of {len(learning.kinds)}"
                             if self.options.seeds > 1:
                                 message = f"seed {seed}: {message}"
-                            total = self.options.seeds * report.total
+                            total = before + (self.options.seeds - len(runs)) * report.total
                             yield Progress(self.name, before + report.done, total, "steps", values, message)
                     case EpochReport():
                         yield traced(self.name, learning, {"seed": seed}, report, before)
@@ -82,7 +82,7 @@ class BilevelStage:
                     case TrainState():
                         if report.phase >= len(learning.kinds):
                             continue  # kept below, with what was found
-                        done = before + report.phase * learning.per_epoch + report.step
+                        done = before + learning.done(report.phase, report.step)
                         try:
                             with pace.saving():
                                 blob = resources.blobs.put(with_runs(report, runs).to_bytes())
@@ -153,7 +153,7 @@ def searching(
     moved = moved.to(memory_format=torch.channels_last)
     pipeline = Pipeline.of(problem, resources.torch_device)
     latency = None
-    if options.latency_weight > 0:
+    if options.latency_weight > 0 or options.resource == "latency":
         by_share = problem.spec.by_share
 
         def upper(genes_NG: Genes) -> Floats:
@@ -171,7 +171,7 @@ def traced(stage: str, learning: GradientSearch, run: Mapping[str, float], readi
     relaxation = learning.space.relaxation
     values = {**run, "epoch": float(reading.epoch + 1), **reading.values}
     table = tuple(tuple(round(float(p), 5) for p in row) for row in reading.p_EO)
-    step = before + (reading.epoch + 1) * learning.per_epoch
+    step = before + reading.done
     return Traced(stage, step, values, relaxation.edges, relaxation.operations, table)
 
 

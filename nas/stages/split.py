@@ -22,6 +22,7 @@ from nas.stages.time_limit import out_of_time
 from nas.training.fewshot.automatic import AutomaticSplit
 from nas.training.fewshot.matching import (
     GradientMatching,
+    RepeatedMatching,
     choice_names,
     match_decisions,
     match_gradients,
@@ -37,13 +38,15 @@ COUNTED = 2_000  # random networks by which the sizes of subspaces are estimated
 @dataclass(frozen=True)
 class SplitStage:
     """Divides by ``decisions``, or by any, in at most ``subspaces`` subspaces, method ``auto`` in one where no split
-    predicts a gain. Needs the supernet of a stage ``warm_up``."""
+    predicts a gain. ``match_again``: gradient matching compares anew inside each subspace that it splits further. Needs
+    the supernet of a stage ``warm_up``."""
 
     method: Method
     subspaces: int
     decisions: tuple[str, ...] = ()
     repeats: int = 16
     batch_size: int = 64
+    match_again: bool = False
     name: ClassVar[str] = "split"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -68,6 +71,8 @@ class SplitStage:
             partition = random_split(space, self.subspaces, generator, genes or None)
         elif self.method == "auto":
             partition = yield from self._automatic(problem, resources, state, matchings)
+        elif self.match_again:
+            partition = yield from self._matched_again(problem, resources, state, matchings)
         else:
             net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
             total = len(self.decisions) or len(splittable(space))
@@ -126,6 +131,28 @@ class SplitStage:
             )
         return automatic.partition
 
+    def _matched_again(
+        self, problem: Problem, resources: Resources, state: SearchState, matchings: list[GradientMatching]
+    ) -> Generator[Event, None, SpacePartition]:
+        """The partition by ``RepeatedMatching``; the comparisons of the whole space are added to ``matchings``."""
+        space = problem.space
+        genes = self._compared(space)
+        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
+        batch = self._batch(problem, resources)
+        matching = RepeatedMatching(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
+        total = len(genes) * (self.subspaces - 1)  # at most: a split takes the comparisons of one subspace
+        for number, m in enumerate(matching.run(), start=1):
+            if len(matchings) < len(genes):
+                matchings.append(m)
+            names = choice_names(space.decisions[m.gene])
+            choices = tuple(names[c] for c in sorted(c for group in m.groups for c in group))
+            yield self._traced(problem, m, choices, number)
+            yield Progress(self.name, number, total, "decisions", message=space.decisions[m.gene].name)
+            if resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"{number} comparisons"))
+                break
+        return matching.partition
+
     def _compared(self, space: SearchSpace) -> list[int]:
         """The genes of the decisions that are compared: those named, or all that can be split."""
         return [g for g in splittable(space) if not self.decisions or space.decisions[g].name in self.decisions]
@@ -147,7 +174,8 @@ class SplitStage:
         started_at = clock()
         match_gradients(net, space, batch, genes[0], 1, np.random.default_rng(1))
         seconds = (clock() - started_at) * self.repeats * len(genes)
-        longest_s = 2 * seconds * (2 * self.subspaces - 3 if self.method == "auto" else 1)
+        again = {"auto": 2 * self.subspaces - 3}.get(self.method, self.subspaces - 1 if self.match_again else 1)
+        longest_s = 2 * seconds * again
         return StageCost.of(self.name, DurationRange(seconds / 2, seconds, longest_s), len(genes), 1, "decisions")
 
     def _batch(self, problem: Problem, resources: Resources) -> Any:

@@ -26,6 +26,7 @@ from nas.stages.subnets import load_supernet
 from nas.stages.time_limit import out_of_time
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations
+from nas.training.fewshot.halving import better_half, rung_epochs, trained_share
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes, subspace_sample
 from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.gradient.loop import EpochReport, GradientStep, run_gradient_search
@@ -108,15 +109,24 @@ class GradientSubSupernetStage:
     """Searches one subspace by gradient, beginning with the warmed-up weights: a relaxation of the subspace's
     operations alone.
 
-    Like ``SubSupernetStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found."""
+    Like ``SubSupernetStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found.
+    ``rung``: pause after so many epochs, with a checkpoint under ``rung_name``. ``ends``: what it has reached is what
+    it has found."""
 
     subspace: int
     options: DartsParams
+    rung: int | None = None
+    ends: bool = False
 
     @property
     def name(self) -> str:
         """Under which its checkpoints are kept."""
         return f"train.subspace{self.subspace + 1}"
+
+    @property
+    def rung_name(self) -> str:
+        """Under which the checkpoint of its pause is kept."""
+        return f"{self.name}.rung{self.rung}"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
         """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
@@ -127,6 +137,8 @@ class GradientSubSupernetStage:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
             if start.weights is not None and "run" in start.weights:
                 return
+        if self.rung_name in state.checkpoints:
+            return
         partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         assert isinstance(net, RelaxedSupernet)
@@ -137,25 +149,36 @@ class GradientSubSupernetStage:
         allowed_EO = allowed_operations(space, partition, self.subspace)
         learning = searching(problem, resources, self.options, net, seed, allowed_EO)
         pace, done = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time), 0
-        for report in run_gradient_search(learning, start, pace.save_due):
+        pauses = False
+        if self.ends and start.weights is not None:
+            learning.restore(start.weights)
+            done = learning.done(start.phase, start.step)
+        due = lambda: pauses or pace.save_due()  # noqa: E731
+        for report in () if self.ends else run_gradient_search(learning, start, due):
             match report:
                 case GradientStep():
                     done = report.done
                     if (values := pace.observe(report)) is not None:
                         yield Progress(self.name, report.done, report.total, "steps", values)
                 case EpochReport():
+                    pauses = report.epoch + 1 == self.rung
                     yield traced(self.name, learning, {"subspace": self.subspace + 1}, report, 0)
                     for warning in report.warnings:
                         yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
                 case TrainState() if report.phase < len(learning.kinds):
-                    at = report.phase * learning.per_epoch + report.step
+                    at = learning.done(report.phase, report.step)
                     try:
                         with pace.saving():
                             blob = resources.blobs.put(report.to_bytes())
                     except StorageError as error:
+                        if pauses:
+                            raise
                         yield Warned(self.name, f"checkpoint at step {at} was not kept, training goes on: {error}")
                     else:
                         yield Checkpoint(self.name, at, blob)
+                    if pauses:
+                        yield Checkpoint(self.rung_name, at, blob)
+                        return
                     if resources.is_out_of_time():
                         reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"
                         yield Warned(self.name, out_of_time(problem.spec, reached))
@@ -164,6 +187,21 @@ class GradientSubSupernetStage:
         run = replace(run_record(problem, resources, learning, self.subspace + 1, genes), subspace=self.subspace)
         runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": dump_run(run)})
         yield Checkpoint(self.name, done, resources.blobs.put(runs_entry.to_bytes()))
+
+    def accuracy_at_rung(self, problem: Problem, resources: Resources, state: SearchState) -> float:
+        """Accuracy of the relaxation on validation images at its pause, in %, each batch with its own statistics."""
+        space = problem.space
+        assert is_relaxed(space)
+        weights = TrainState.from_bytes(
+            resources.blobs.get(state.checkpoints[self.rung_name].blob), resources.torch_device
+        ).weights
+        assert weights is not None
+        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
+        allowed_EO = allowed_operations(space, partition, self.subspace)
+        learning = searching(problem, resources, self.options, space.supernet(problem.spec.seed), 0, allowed_EO)
+        learning.restore(weights)
+        learning.net.train()
+        return learning.validation_accuracy()
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """Estimated by the stage of all subspaces."""
@@ -177,13 +215,15 @@ class SubSupernetsStage:
 
     ``compare``: for comparison, the undivided supernet is trained on as well, for as many steps as all subspaces
     together. With ``options`` each subspace is searched by gradient instead, and the networks that were found are kept
-    beside the weights; there is nothing to compare then."""
+    beside the weights; there is nothing to compare then. ``halving``: by validation accuracy of their relaxations, the
+    worse half of the subspaces is trained no further, again and again until one is left."""
 
     recipe: SupernetRecipe
     max_subspaces: int
     checkpoint_s: float = 10.0
     compare: bool = False
     options: DartsParams | None = None
+    halving: bool = False
     name: ClassVar[str] = "train"
 
     def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
@@ -221,10 +261,9 @@ class SubSupernetsStage:
         ]  # the longest first, so that none of them is waited for
         if undivided is not None:
             stages.insert(0, undivided)
-        run_parallel = resources.run_parallel or run_stages_sequentially
         numbers = {stage.name: stage.subspace for stage in stages}
         done = dict.fromkeys(numbers, 0)
-        for event in run_parallel(stages, problem, resources, state):
+        for event in self._trained(stages, problem, resources, state):
             state = fold(state, event)
             if isinstance(event, Progress):
                 done[event.stage] = event.done
@@ -235,7 +274,7 @@ class SubSupernetsStage:
                 total = event.total * (1 if subspace is None else partition.size) * (1 if undivided is None else 2)
                 yield replace(event, stage=self.name, done=sum(done.values()), total=total, message=message)
                 continue
-            if isinstance(event, Checkpoint):
+            if isinstance(event, Checkpoint) and event.stage in done:
                 done[event.stage] = event.step
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
         routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
@@ -263,6 +302,35 @@ class SubSupernetsStage:
         yield Checkpoint(self.name, steps, blob)
         yield StageFinished(self.name, 0.0, result.to_json())
 
+    def _trained(
+        self,
+        stages: Sequence[SubSupernetStage | GradientSubSupernetStage],
+        problem: Problem,
+        resources: Resources,
+        state: SearchState,
+    ) -> Iterator[Event]:
+        """The events of all stages, in rounds where they are halved."""
+        run_parallel = resources.run_parallel or run_stages_sequentially
+        ended: list[GradientSubSupernetStage] = []
+        searches = [stage for stage in stages if isinstance(stage, GradientSubSupernetStage)]
+        if self.options is None or not self.halving:
+            yield from run_parallel(stages, problem, resources, state)
+            return
+        for rung in rung_epochs(len(searches), self.options.epochs):
+            paused = [replace(stage, rung=rung) for stage in searches]
+            for event in run_parallel(paused, problem, resources, state):
+                state = fold(state, event)
+                yield event
+            if any(stage.rung_name not in state.checkpoints for stage in paused):
+                break  # out of time: all have ended
+            scores = [stage.accuracy_at_rung(problem, resources, state) for stage in paused]
+            better = better_half(scores)
+            worse = [i for i in range(len(searches)) if i not in better]
+            ended += [replace(searches[i], ends=True) for i in worse]
+            yield Warned(self.name, _halved(rung, searches, scores, worse))
+            searches = [searches[i] for i in better]
+        yield from run_parallel([*searches, *ended], problem, resources, state)
+
     def _sub_supernet_stage(self, subspace: int) -> SubSupernetStage | GradientSubSupernetStage:
         if self.options is not None:
             return GradientSubSupernetStage(subspace, self.options)
@@ -280,8 +348,9 @@ class SubSupernetsStage:
             assert subspace_cost.seconds is not None
             assert subspace_cost.low_s is not None
             assert subspace_cost.high_s is not None
-            span = DurationRange(subspace_cost.low_s, subspace_cost.seconds, subspace_cost.high_s) * _longest(
-                [1] * self.max_subspaces, workers
+            share = trained_share(self.max_subspaces, self.options.epochs) if self.halving else 1.0
+            span = DurationRange(subspace_cost.low_s, subspace_cost.seconds, subspace_cost.high_s) * (
+                share * _longest([1] * self.max_subspaces, workers)
             )
             return StageCost.of(self.name, span, subspace_cost.steps * self.max_subspaces, subspace_cost.timed, "steps")
         clock = resources.clock
@@ -313,6 +382,14 @@ class SubSupernetsStage:
             return None
         longer = tuple(replace(p, epochs=p.epochs * size) for p in self.recipe.phases)
         return SubSupernetStage(None, replace(self.recipe, phases=longer), self.checkpoint_s)
+
+
+def _halved(
+    rung: int, searches: Sequence[GradientSubSupernetStage], scores: Sequence[float], worse: Sequence[int]
+) -> str:
+    reached = ", ".join(f"{stage.subspace + 1}: {score:.1f} %" for stage, score in zip(searches, scores, strict=True))
+    names = ", ".join(str(searches[i].subspace + 1) for i in worse)
+    return f"after epoch {rung}, subspaces {names} are trained no further (validation accuracy of {reached})"
 
 
 def _runs(runs: Sequence[GradientRun]) -> tuple[SubspaceRun, ...]:

@@ -19,6 +19,7 @@ from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
 from nas.training.fewshot.allowed import edges_by_decision
+from nas.training.fewshot.halving import rung_epochs
 from nas.training.fewshot.partition import exhaustive_split, routing_genes, splittable
 from nas.training.gradient.options import DartsParams, check_relaxation
 
@@ -50,6 +51,13 @@ class FewShotParams(RecipeFields):
     schedule: Literal["uniform", "progressive", "sandwich"] = "uniform"
     subspaces: int = Field(default=4, ge=2, le=64)
     decisions: list[str] = Field(default_factory=list)
+    match_again: bool = Field(
+        default=False, description="compare choices again inside each subspace that is split further, as GM-NAS does"
+    )
+    halving: bool = Field(
+        default=False,
+        description="searches by gradient: train the worse half of the subspaces no further, until one is left",
+    )
     repeats: int = Field(default=8, ge=1, le=1_000)
     warmup_epochs: int = Field(default=20, ge=1, le=100_000)
     subspace_epochs: int = Field(default=8, ge=1, le=100_000)
@@ -71,6 +79,15 @@ class FewShotParams(RecipeFields):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
         if 0 < self.rank_networks < 4:
             raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {self.rank_networks}")
+        if self.match_again and self.split != "gradient_matching":
+            raise ValueError(f"match_again is for split gradient_matching: expected it false, got split {self.split}")
+        if self.halving and self.search == "explore":
+            raise ValueError("halving is for searches by gradient: expected it false with search explore")
+        if self.halving and self.subspace_epochs <= len(rung_epochs(self.subspaces, 1)):
+            raise ValueError(
+                f"halving of {self.subspaces} subspaces: expected more than {len(rung_epochs(self.subspaces, 1))} "
+                f"subspace_epochs, got {self.subspace_epochs}"
+            )
         if self.split == "auto" and self.repeats < 4:
             raise ValueError(f"repeats: split auto judges on half of them: expected at least 4, got {self.repeats}")
         own = sorted(RecipeFields.model_fields.keys() & self.model_fields_set)
@@ -152,12 +169,14 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         else:
             schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
             phases = schedule(params.subspace_epochs, params.subspace_lr, axes)
-        train = SubSupernetsStage(recipe(phases), params.subspaces, params.checkpoint_s, compare, options)
+        train = SubSupernetsStage(
+            recipe(phases), params.subspaces, params.checkpoint_s, compare, options, params.halving
+        )
     standalone = recipe(uniform(params.rank_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
         TrainStage(warm_up, params.checkpoint_s, "warm_up"),
-        SplitStage(params.split, params.subspaces, decisions, params.repeats, warm_up.batch_size),
+        SplitStage(params.split, params.subspaces, decisions, params.repeats, warm_up.batch_size, params.match_again),
         train,
         RankCorrelationStage(standalone, params.rank_networks),
         *((DiscretizeStage(),) if options is not None else ()),
@@ -193,6 +212,12 @@ def _divided(params: FewShotParams, space: SearchSpace) -> tuple[str, ...]:
     check_relaxation(options, space)
     if options.hypernetwork:
         raise InvalidSpec("gradient.hypernetwork is for strategy darts: expected it false in few_shot")
+    ends_early = options.early_stop or options.collapse == "stop" or options.prune
+    if params.halving and (ends_early or options.selection == "perturbation"):
+        raise InvalidSpec(
+            "halving compares subspaces after equal epochs: expected gradient without early_stop, prune, collapse stop "
+            "and selection perturbation"
+        )
     fit = tuple(space.decisions[g].name for g in edges_by_decision(space))
     if not fit:
         raise InvalidSpec(

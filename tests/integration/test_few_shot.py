@@ -28,7 +28,7 @@ from nas.stages.train import TrainStage
 from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import Supernet
 from nas.training.fewshot.automatic import AutomaticSplit, conflict_of
-from nas.training.fewshot.matching import match_decisions, min_cut, split_by_matching
+from nas.training.fewshot.matching import RepeatedMatching, match_decisions, min_cut, split_by_matching
 from nas.training.fewshot.partition import (
     SpacePartition,
     exhaustive_split,
@@ -155,6 +155,39 @@ def test_planted_groups_are_found_exactly(group_of: tuple[int, ...]) -> None:
     expected_groups = {tuple(i for i, g in enumerate(group_of) if g == side) for side in (0, 1)}
     assert set(partition.groups) == expected_groups
     assert np.allclose(similarities[1].similarity, 1.0, atol=1e-6)
+
+
+class PlantedInteraction(Planted):
+    """The first decision's choices conflict on half of the weights; on the others, which choices of the second agree
+    depends on the first."""
+
+    signs = ((1.0, 1.0, -1.0, -1.0), (-1.0, 1.0, -1.0, 1.0))
+
+    def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
+        first, second = arch.genes
+        halves = (1.0 - 2.0 * first) * x_BCHW.flatten(1)[:, :4], self.signs[first][second] * x_BCHW.flatten(1)[:, 4:]
+        return torch.cat(halves, dim=1) @ self.shared.T + self.own[first]
+
+
+def test_matching_again_finds_groups_of_each_subspace() -> None:
+    space: Any = PlantedSpace(2)
+    matching = RepeatedMatching(PlantedInteraction((0, 0)), space, noisy_batch, [0, 1], 32, 0, limit=4)
+    comparisons = list(matching.run())
+    assert matching.partition.gene == 0
+    assert matching.partition.size == 4
+    inside = [set(child.groups) for child in matching.partition.children]
+    assert [child.gene for child in matching.partition.children] == [1, 1]
+    assert inside == [{(0, 1), (2, 3)}, {(0, 2), (1, 3)}]
+    assert [m.gene for m in comparisons] == [0, 1, 1, 1]  # both, and what is left inside either
+    once = split_by_matching(comparisons[:2], 4)
+    assert set(once.children[0].groups) == set(once.children[1].groups)
+
+
+def test_matching_again_stops_where_nothing_is_left_to_split() -> None:
+    space: Any = PlantedSpace(2)
+    matching = RepeatedMatching(Planted((0, 1)), space, noisy_batch, [0], 2, 0, limit=8)
+    assert len(list(matching.run())) == 1
+    assert matching.partition.allowed_choices() == [{0: (0,)}, {0: (1,)}]
 
 
 def noisy_batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -438,6 +471,7 @@ def _until(stream: Iterator[Event], stage: str) -> Iterator[Event]:
         ({"decisions": ["edge01.operation", "edge01.operation"]}, "each once"),
         ({"rank_networks": 2}, "at least 4"),
         ({"subspaces": 1}, "subspaces"),
+        ({"split": "auto", "match_again": True}, "for split gradient_matching"),
     ],
 )
 def test_impossible_parameters_are_refused(params: dict[str, Any], message: str) -> None:

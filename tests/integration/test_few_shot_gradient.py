@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Decision, Floats, Genes, one_hot, sample
 from nas.core.errors import InvalidSpec
-from nas.core.events import Checkpoint, Event, Traced, fold_all
+from nas.core.events import Checkpoint, Event, Traced, Warned, fold_all
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
@@ -26,6 +27,7 @@ from nas.stages.sub_supernets import discretise_inside
 from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
+from nas.training.fewshot.halving import better_half, rung_epochs, trained_share
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, split_breadth_first, subspace_extremes
 from nas.training.gradient import operation_weights
 from nas.training.gradient.loop import GradientSearch, run_gradient_search
@@ -314,6 +316,44 @@ def test_other_searches_by_gradient_reach_their_networks(search: str, tmp_path: 
     assert all(0 <= r["val_accuracy"] <= 100 for r in state.finished["train"]["runs"])
 
 
+@pytest.mark.parametrize(
+    ("subspaces", "rungs", "share"),
+    [(2, [6], 18 / 24), (4, [4, 8], (4 * 4 + 2 * 4 + 4) / 48), (5, [3, 6, 9], (5 * 3 + 3 * 3 + 2 * 3 + 3) / 60)],
+)
+def test_the_worse_half_of_the_subspaces_is_trained_no_further(subspaces: int, rungs: list[int], share: float) -> None:
+    assert rung_epochs(subspaces, 12) == rungs
+    assert trained_share(subspaces, 12) == pytest.approx(share)
+    assert rung_epochs(1, 12) == []
+
+
+def test_of_equal_subspaces_the_earlier_go_on() -> None:
+    assert better_half([1.0, 3.0, 2.0, 3.0]) == [1, 3]
+    assert better_half([1.0, 1.0, 1.0]) == [0, 1]
+
+
+@pytest.mark.slow
+def test_halved_subspaces_end_when_they_lose_and_alike_after_a_restart(tmp_path: Path) -> None:
+    params = {"search": "darts", "split": "random", "subspaces": 4, "subspace_epochs": 3, "halving": True}
+    spec = with_params(**params, checkpoint_s=1e9)
+    events = stored(list(until(run(tmp_path, problem(spec)), "discretize")))
+    traces = [int(e.values["subspace"]) for e in events if isinstance(e, Traced) and e.stage == "train"]
+    epochs_of = Counter(traces)
+    assert sorted(epochs_of.values()) == [1, 1, 2, 3]
+    [first, second] = [e.message for e in events if isinstance(e, Warned) and "trained no further" in e.message]
+    for subspace, epochs in epochs_of.items():
+        named = [str(subspace) in message.partition("subspaces")[2].partition(" are")[0] for message in (first, second)]
+        assert named == [epochs == 1, epochs == 2]
+    finished = fold_all(events).finished
+    assert [r["subspace"] for r in finished["train"]["runs"]] == [0, 1, 2, 3]
+    assert len(finished["discretize"]["networks"]) == 4
+    rungs = [i for i, e in enumerate(events) if isinstance(e, Checkpoint) and ".rung" in e.stage]
+    assert len(rungs) == 4 + 2
+    for cut in (rungs[1], rungs[4]):
+        before = events[: cut + 1]
+        again = fold_all(until(run(tmp_path, problem(spec), before), "discretize"), fold_all(before)).finished
+        assert again["train"] == finished["train"]
+
+
 def test_a_search_by_gradient_has_a_price(tmp_path: Path) -> None:
     cost = estimate_cost(tmp_path, problem(SPEC), FEW_SHOT.stages(problem(SPEC))[3:4])
     assert cost.stages[0].seconds is not None
@@ -365,6 +405,8 @@ def test_parts_are_trained_as_once_for_all_trains(schedule: str, tmp_path: Path)
         ({"search": "darts", "gradient": {"epochs": 3}}, r"gradient\.epochs"),
         ({"search": "darts", "gradient": {"epoch": 3}}, "epoch"),
         ({"search": "darts", "split": "ensemble"}, "split ensemble"),
+        ({"search": "explore", "halving": True}, "searches by gradient"),
+        ({"search": "darts", "halving": True, "subspaces": 8, "subspace_epochs": 3}, "more than 3 subspace_epochs"),
         ({"search": "enas"}, "proxyless"),
     ],
 )

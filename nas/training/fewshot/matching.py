@@ -6,7 +6,7 @@ GM-NAS (Hu et al., Generalizing few-shot NAS with gradient matching, ICLR 2022),
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -123,6 +123,52 @@ def split_by_matching(matchings: Sequence[GradientMatching], limit: int) -> Spac
     """Split by the decisions with the highest scores, into at most ``limit`` subspaces."""
     best = sorted(matchings, key=lambda m: (-m.score, m.gene))
     return split_breadth_first([(m.gene, m.groups) for m in best], limit)
+
+
+@dataclass
+class RepeatedMatching:
+    """Splits breadth first, each subspace by the decision whose choices disagree most on networks of that subspace,
+    into at most ``limit`` subspaces (GM-NAS, section 3.3). ``partition`` is the result so far; ``genes``: the decisions
+    that may be split."""
+
+    net: Supernet
+    space: SearchSpace
+    batch: BatchSource
+    genes: Sequence[int]
+    repeats: int
+    seed: int
+    limit: int
+    partition: SpacePartition = field(default_factory=SpacePartition)
+
+    def run(self) -> Iterator[GradientMatching]:
+        """Every comparison, as it is made."""
+        grown = True
+        while grown:
+            grown, subspace = False, 0
+            for allowed in self.partition.allowed_choices():
+                if self.partition.size == self.limit:
+                    return
+                matchings = []
+                for matching in self._compare(allowed):
+                    yield matching
+                    matchings.append(matching)
+                best = max(matchings, key=lambda m: (m.score, -m.gene), default=None)
+                if best is not None:
+                    self.partition, grown = self.partition.split(subspace, best.gene, best.groups), True
+                subspace += 1 if best is None else 2
+
+    def _compare(self, allowed: Mapping[int, Sequence[int]]) -> Iterator[GradientMatching]:
+        for gene in self.genes:
+            choices = tuple(allowed.get(gene, range(len(self.space.decisions[gene].choices))))
+            if len(choices) < 2:
+                continue
+            limits = [c for g in sorted(allowed) for c in allowed[g]]
+            generator = rng(self.seed, Stream.GRADIENT_MATCHING, gene, *limits)
+            table = similarities(self.net, self.space, self.batch, gene, self.repeats, generator, allowed)
+            similarity = table.mean(axis=0)
+            first, second = min_cut(similarity)
+            named = tuple(choices[i] for i in first), tuple(choices[i] for i in second)
+            yield GradientMatching(gene, similarity, named, score(similarity, (first, second)))
 
 
 def choice_names(decision: Decision) -> tuple[str, ...]:

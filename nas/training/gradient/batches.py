@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from nas.core.ports import Dataset
+from nas.core.ports import Dataset, Split
 from nas.core.rng import Stream, rng
 from nas.training.gradient.options import DartsParams
 from nas.training.pipeline import Index, Pipeline
@@ -61,7 +61,14 @@ class Batches:
 
     def plain_held_out(self) -> list[LabelledImages]:
         """All held-out images in order, not augmented, in batches of nearly equal size."""
-        batches = self._pipeline.rows(self._data.train, np.sort(self.held_out), self._resolution, max(256, self.size))
+        return self._plain(self._data.train, np.sort(self.held_out))
+
+    def validation(self) -> list[LabelledImages]:
+        """All validation images, likewise."""
+        return self._plain(self._data.val, np.arange(len(self._data.val)))
+
+    def _plain(self, split: Split, rows: Index) -> list[LabelledImages]:
+        batches = self._pipeline.rows(split, rows, self._resolution, max(256, self.size))
         return [(x.contiguous(memory_format=torch.channels_last), y) for x, y in batches]
 
     def _augmented(self, index_B: Index, seed: int) -> LabelledImages:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 PUBLISHED_EPOCHS = 50  # of the searches that counts of epochs in papers refer to
 WINDOW = 5  # probes of a local average
 BACK = 4  # probes between the two averages that are compared
+FURTHEST_BACK = WINDOW // 2 + BACK  # probes from the last one to the one that is restored
 RATIO = 1.3
 FIRST_EPOCH = 10  # of ``PUBLISHED_EPOCHS``: the earliest that may be restored
 
@@ -47,5 +48,5 @@ def _restorable(probes: Sequence[int], search_epochs: int) -> int | None:
     """The epoch that the last probe would restore; None for too few probes, and for an epoch that is too early."""
     if len(probes) <= BACK + 2:
         return None
-    restored = probes[-1] - (probes[1] - probes[0]) * (WINDOW // 2 + BACK)
+    restored = probes[-1] - (probes[1] - probes[0]) * FURTHEST_BACK
     return restored if restored >= scaled(FIRST_EPOCH, search_epochs) else None

@@ -8,6 +8,7 @@ random derives from (seed, epoch, step): a position and ``GradientSearch.state``
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,11 +26,11 @@ from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource
 from nas.training.gradient.batches import Batches
-from nas.training.gradient.early_stopping import probe_epochs
+from nas.training.gradient.early_stopping import FURTHEST_BACK, probe_epochs
 from nas.training.gradient.hypernetwork import MIDDLE, ConditionedDevice, Conditioning
 from nas.training.gradient.model import RelaxedModel
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.progress import CostSums, GradientProgress
+from nas.training.gradient.progress import CostSums, GradientProgress, Snapshot
 from nas.training.gradient.pruning import Pressure
 from nas.training.gradient.rates import Rates, published_rates, rates
 from nas.training.gradient.steps import LatencyCost, Steps
@@ -54,9 +55,11 @@ class GradientStep:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """The end of a search epoch: ``values`` by name, scores of operations (E, O), and new warnings."""
+    """The end of a search epoch, after ``done`` steps: ``values`` by name, scores of operations (E, O), and new
+    warnings."""
 
     epoch: int
+    done: int
     values: Mapping[str, float]
     p_EO: Floats
     warnings: tuple[str, ...]
@@ -90,7 +93,7 @@ class GradientSearch:
         self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
         self.kinds += ["tune"] * options.tune_epochs
         self.model = RelaxedModel(net, space, options, self.rates, seed, torch.device(pipeline.device), allowed_EO)
-        costs_EO = _operation_costs(self.model, seed) if options.prune else None
+        costs_EO = _operation_costs(self.model, latency, seed)
         self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
         if options.hypernetwork:
             self.trainer.conditioning = Conditioning(space, devices, self.model.alphas, options, seed)
@@ -134,6 +137,10 @@ class GradientSearch:
         """Score of each operation, shape (E, O), 0 to 1; removed operations have 0."""
         return self.model.scores()
 
+    def validation_accuracy(self) -> float:
+        """Accuracy of the relaxation on validation images in %, with each batch's own statistics."""
+        return monitors.held_out_score(self.model, self.batches.validation(), self.model.plain_weights()).accuracy
+
     # Positions and states
 
     @property
@@ -143,8 +150,12 @@ class GradientSearch:
 
     @property
     def steps(self) -> int:
-        """Steps of the whole search."""
-        return len(self.kinds) * self.per_epoch
+        """Steps of the whole search, with those that were done again after a roll-back."""
+        return self.done(len(self.kinds), 0)
+
+    def done(self, epoch: int, step: int) -> int:
+        """Steps that were done before a position."""
+        return (self.progress.repeated_epochs + epoch) * self.per_epoch + step
 
     def state(self, epoch: int, step: int) -> TrainState:
         """The state to resume from at a position, in tensors and plain values."""
@@ -199,8 +210,7 @@ class GradientSearch:
                 f"differentiable search diverged in epoch {epoch} at step {step}: loss is {result.loss}; expected a "
                 f"finite value. A smaller learning rate than {self.rates.lr:g} may help"
             )
-        done = epoch * self.per_epoch + step + 1
-        return GradientStep(kind, epoch, done, self.steps, result.loss, self.batches.size)
+        return GradientStep(kind, epoch, self.done(epoch, step + 1), self.steps, result.loss, self.batches.size)
 
     def end_epoch(self, epoch: int) -> tuple[int, EpochReport | None]:
         """Work between epochs; return the next epoch, and a report at the end of a search epoch."""
@@ -210,18 +220,31 @@ class GradientSearch:
             if self.kinds[epoch] == "search":
                 if self.conditioning is not None:
                     self.conditioning.choose(MIDDLE, self.conditioning.devices[0])
+                repeated = self.progress.repeated_epochs
                 report = self._end_search_epoch(epoch)
+                next_epoch -= self.progress.repeated_epochs - repeated
                 if self.progress.ended_epoch is not None:
                     next_epoch = self.options.epochs
                 if next_epoch < self.options.epochs:
                     self.progress = replace(self.progress, temperature=self._temperature(next_epoch))
                 else:
                     self.progress = replace(self.progress, temperature=1.0, teachers=())
+            if self.options.progressive and next_epoch == self.options.epochs // 2:
+                self._begin_second_stage()
             if next_epoch < len(self.kinds) or self._targets:
                 self._begin_epoch(next_epoch, epoch)
             if self.model.entangled and (next_epoch == len(self.kinds) or self.kinds[next_epoch] == "tune"):
                 self.model.disentangle()
         return next_epoch, report
+
+    def _begin_second_stage(self) -> None:
+        """Go on with the better half of the operations and twice as many channels (DrNAS: Chen et al., ICLR 2021,
+        section 3.3)."""
+        before = self.rates.partial
+        self.model.leave_better_half()
+        self._use_rates(replace(self.rates, partial=before // 2))
+        self.net.widen(before, before // 2)
+        self.model.begin_optimisers(self.progress.weight_decay)
 
     def _begin_epoch(self, epoch: int, previous: int) -> None:
         """Decide what is due by perturbation; begin new optimisers for a new kind of epoch."""
@@ -242,7 +265,7 @@ class GradientSearch:
 
     def _end_search_epoch(self, epoch: int) -> EpochReport:
         o, model, progress = self.options, self.model, self.progress
-        removed = 0
+        removed, done = 0, self.done(epoch + 1, 0)
         if o.prune:
             progress, removed = monitors.prune(model, progress)
         # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
@@ -250,6 +273,9 @@ class GradientSearch:
         if epoch in self._probe_epochs:
             value = monitors.held_out_eigenvalue(model, self.batches)
             progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, value)))
+            if o.roll_backs:
+                snapshot = Snapshot(epoch, copy.deepcopy(model.tensors()))
+                progress = replace(progress, snapshots=(*progress.snapshots, snapshot)[-FURTHEST_BACK - 1 :])
         costs, multiplier = progress.costs, progress.multiplier
         if multiplier is not None and costs.steps:
             multiplier = multiplier.after(costs.discretised_ms / costs.steps)
@@ -272,6 +298,9 @@ class GradientSearch:
             model.load_alphas(progress.alphas_by_epoch[progress.ended_epoch])
             if len(progress.betas_by_epoch) == len(progress.alphas_by_epoch):  # earlier versions kept none
                 model.load_betas(progress.betas_by_epoch[progress.ended_epoch])
+        if progress.roll_backs > self.progress.roll_backs:
+            # Optimisers take over the tensors that they load, and other roll-backs may need them.
+            model.load_tensors(copy.deepcopy(progress.snapshots[-1].tensors), progress.weight_decay)
         is_last = progress.ended_epoch is not None or epoch + 1 == o.epochs
         if is_last and (sign := monitors.undecided_sign(model, o)) is not None:
             progress = replace(progress, signs=(*progress.signs, sign))
@@ -294,7 +323,7 @@ class GradientSearch:
             if monitors.is_pruned(model, o.prune_until):
                 progress = replace(progress, ended_epoch=epoch)
         self.progress = progress
-        return EpochReport(epoch, values, scores, warnings)
+        return EpochReport(epoch, done, values, scores, warnings)
 
     def _temperature(self, epoch: int) -> float:
         o = self.options
@@ -361,14 +390,21 @@ def _first_multiplier(
     return resource.Multiplier.of(options.latency_weight, latency.bound_ms, reference)
 
 
-def _operation_costs(model: RelaxedModel, seed: int) -> torch.Tensor:
-    """MACs that an operation adds to uniformly drawn networks, relative to the largest, shape (E, O)."""
-    space, relaxation = model.space, model.space.relaxation
-    uniform_EO = np.full(relaxation.shape, 1.0) * relaxation.real / relaxation.real.sum()
-    generator = rng(seed, Stream.OPERATION_COSTS)
-    by_EO = resource.expected(space, lambda g: space.costs(g)["macs"], uniform_EO, generator, 8).by_EO
-    added_EO = by_EO - by_EO[:, relaxation.real].min(axis=1, keepdims=True)
-    return torch.as_tensor(np.clip(added_EO, 0, None) / max(float(added_EO.max()), 1.0)).to(model.alphas)
+def _operation_costs(model: RelaxedModel, latency: LatencyCost | None, seed: int) -> torch.Tensor | None:
+    """What an operation adds to the cost of networks, relative to the largest, shape (E, O); None where no loss has a
+    part of it."""
+    space, options = model.space, model.options
+    if not options.prune and options.resource_weight == 0:
+        return None
+
+    def cost(genes_NG: Genes) -> Floats:
+        if options.resource == "latency":
+            assert latency is not None
+            return latency.cost(genes_NG)
+        return space.costs(genes_NG)[options.resource]
+
+    added_EO = resource.operation_costs(space, cost, rng(seed, Stream.OPERATION_COSTS))
+    return torch.as_tensor(added_EO / (float(added_EO.max()) or 1.0)).to(model.alphas)
 
 
 @contextmanager

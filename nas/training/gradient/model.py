@@ -26,7 +26,7 @@ Tensor = torch.Tensor
 
 @dataclass(frozen=True, eq=False)
 class OperationWeights:
-    """The arguments of ``RelaxedSupernet.mix`` beside images."""
+    """The arguments of ``RelaxedSupernet.mix`` beside images. ``edges_E``: also of shape (E, B)."""
 
     weights_EO: Tensor
     active_EO: Tensor
@@ -48,6 +48,11 @@ class OperationWeights:
     def with_active(self, active_EO: Tensor) -> OperationWeights:
         """The same with other active operations."""
         return replace(self, active_EO=active_EO)
+
+    def with_paths(self, kept_EB: Tensor) -> OperationWeights:
+        """The same with edges scaled for each image."""
+        edges = kept_EB if self.edges_E is None else self.edges_E[:, None] * kept_EB
+        return replace(self, edges_E=edges)
 
     def with_weights(self, weights_EO: Tensor) -> OperationWeights:
         """The same with other operation weights."""
@@ -123,6 +128,17 @@ class RelaxedModel:
         """Give each operation weights of its own, after the relaxation was searched with shared ones."""
         self.net.disentangle()
         self.entangled = False
+
+    def leave_better_half(self) -> None:
+        """Remove the less likely half of the operations of every edge, none beside the others; its likeliest real one
+        stays."""
+        real_O = torch.from_numpy(self.space.relaxation.real).to(self.device)
+        with torch.no_grad():
+            p_EO = self.expected_weights(self.alphas).masked_fill(~self.mask, -1.0)
+        best_E1 = p_EO.masked_fill(~real_O, -1.0).argmax(dim=1, keepdim=True)
+        p_EO = p_EO.scatter(1, best_E1, 2.0).masked_fill(~self.mask, -1.0)
+        rank_EO = p_EO.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+        self.mask = self.mask & (rank_EO < (self.mask.sum(dim=1, keepdim=True) + 1) // 2)
 
     # Discretisation
 

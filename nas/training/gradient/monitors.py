@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from nas.core.arch import Floats
 from nas.core.relaxation import parameter_free_share, skip_share
 from nas.training.gradient import operation_weights, perturbation
-from nas.training.gradient.batches import Batches
+from nas.training.gradient.batches import Batches, LabelledImages
 from nas.training.gradient.collapse import signs_of_collapse, undecided
 from nas.training.gradient.early_stopping import stop_epoch
 from nas.training.gradient.model import OperationWeights, RelaxedModel
@@ -67,9 +68,15 @@ def respond(progress: GradientProgress, epoch: int, o: DartsParams) -> tuple[Gra
     stop sets ``ended_epoch``; early stopping by eigenvalues does not depend on ``collapse``."""
     signs = progress.signs
     if o.early_stop and (restored := stop_epoch(progress.eigenvalues, o.epochs)) is not None:
+        if progress.roll_backs < o.roll_backs and progress.weight_decay < MAX_WEIGHT_DECAY:
+            again = rolled_back(progress, epoch, restored)
+            weights = f"back to epoch {restored + 1}, with weight decay {again.weight_decay:g}"
+            return again, (f"epoch {epoch + 1}: {signs[-1]}; {weights}",)
         warning = (
             f"stopped after epoch {epoch + 1}: {signs[-1]}; architecture parameters are those of epoch {restored + 1}"
         )
+        if o.roll_backs:
+            warning += f" after {progress.roll_backs} roll-backs, with weight decay {progress.weight_decay:g}"
         return replace(progress, ended_epoch=restored), (warning,)
     if not signs:
         return progress, ()
@@ -79,13 +86,34 @@ def respond(progress: GradientProgress, epoch: int, o: DartsParams) -> tuple[Gra
         warning = f"stopped after epoch {epoch + 1}: {'; '.join(signs)}; architecture parameters are {restored_epoch}"
         return replace(progress, ended_epoch=healthy), (warning,)
     if o.collapse == "regularise" and progress.weight_decay < MAX_WEIGHT_DECAY:
-        decay = min(MAX_WEIGHT_DECAY, 10 * max(progress.weight_decay, 1e-5))
+        decay = _stronger(progress.weight_decay)
         warning = f"epoch {epoch + 1}: {'; '.join(signs)}; weight decay is now {decay:g}"
         return replace(progress, weight_decay=decay, eigenvalues=()), (warning,)
     kinds = [s.translate(_WITHOUT_DIGITS) for s in signs]
     fresh = [s for s, kind in zip(signs, kinds, strict=True) if kind not in progress.reported]
     reported = tuple(sorted({*progress.reported, *kinds}))
     return replace(progress, reported=reported), tuple(f"epoch {epoch + 1}: {s}" for s in fresh)
+
+
+def rolled_back(progress: GradientProgress, epoch: int, restored: int) -> GradientProgress:
+    """The progress as it was at the end of the epoch ``restored``, with ten times the weight decay (DARTS-ADA: Zela et
+    al., ICLR 2020, section 4.3)."""
+    return replace(
+        progress,
+        weight_decay=_stronger(progress.weight_decay),
+        eigenvalues=tuple((e, value) for e, value in progress.eigenvalues if e <= restored),
+        alphas_by_epoch=progress.alphas_by_epoch[: restored + 1],
+        betas_by_epoch=progress.betas_by_epoch[: restored + 1],
+        snapshots=tuple(s for s in progress.snapshots if s.epoch <= restored),
+        healthy_epoch=min(progress.healthy_epoch, restored),
+        signs=(),
+        roll_backs=progress.roll_backs + 1,
+        repeated_epochs=progress.repeated_epochs + epoch - restored,
+    )
+
+
+def _stronger(weight_decay: float) -> float:
+    return min(MAX_WEIGHT_DECAY, 10 * max(weight_decay, 1e-5))
 
 
 def undecided_sign(model: RelaxedModel, o: DartsParams) -> str | None:
@@ -110,11 +138,13 @@ def held_out_eigenvalue(model: RelaxedModel, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def held_out_score(model: RelaxedModel, batches: Batches, mixed: OperationWeights) -> perturbation.AccuracyAndLoss:
-    """Accuracy and loss of the relaxation on all held-out images, not augmented, with each batch's own statistics."""
+def held_out_score(
+    model: RelaxedModel, batches: Iterable[LabelledImages], mixed: OperationWeights
+) -> perturbation.AccuracyAndLoss:
+    """Accuracy and loss of the relaxation on images that weights do not train on, with each batch's own statistics."""
     correct = total = 0
     loss = 0.0
-    for x, y in batches.plain_held_out():
+    for x, y in batches:
         logits = mixed.logits(model.net, x)
         correct += int((logits.argmax(1) == y).sum())
         loss += float(F.cross_entropy(logits, y, reduction="sum"))
@@ -129,10 +159,8 @@ def select_by_perturbation(model: RelaxedModel, batches: Batches, target: pertur
     trials = perturbation.trials(relaxation, model.mask, target)
     while trials and (target[0] == "edge" or len(trials) > (relaxation.inputs or 0)):
         plain = model.plain_weights()
-        scores = [
-            held_out_score(model, batches, plain.with_weights(perturbation.without(plain.weights_EO, trial)))
-            for trial in trials
-        ]
+        without = [plain.with_weights(perturbation.without(plain.weights_EO, trial)) for trial in trials]
+        scores = [held_out_score(model, batches.plain_held_out(), mixed) for mixed in without]
         model.mask = perturbation.decide(model.mask, target, trials, scores, plain.weights_EO)
         if target[0] == "edge":
             return
@@ -145,7 +173,7 @@ def prune(model: RelaxedModel, progress: GradientProgress) -> tuple[GradientProg
     mask, genes_G = model.mask, model.discretised()
     relaxation = model.space.relaxation
     strengths = operation_weights.sigmoid(model.alphas.detach(), mask)
-    model.mask = survivors(strengths, mask, relaxation.nodes, relaxation.inputs)
+    model.mask = survivors(strengths, mask, relaxation.nodes, relaxation.inputs, relaxation.required)
     removed = int(mask.sum() - model.mask.sum())
     genes = tuple(genes_G.tolist())
     series = progress.series
@@ -157,4 +185,4 @@ def prune(model: RelaxedModel, progress: GradientProgress) -> tuple[GradientProg
 def is_pruned(model: RelaxedModel, share: float) -> bool:
     """Whether at most ``share`` of the operations are alive."""
     relaxation = model.space.relaxation
-    return float(model.mask.sum()) <= share * float(relaxation.real.sum() * relaxation.shape[0])
+    return float(model.mask.sum()) <= share * float((relaxation.mask & relaxation.real).sum())

@@ -136,7 +136,10 @@ class DartsParams(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    preset: Preset = "darts"
+    preset: Preset = Field(
+        default="darts",
+        description=f"options of a method, by its paper's name; experimental: {' and '.join(EXPERIMENTAL)}",
+    )
     epochs: int = Field(default=50, ge=1, le=10_000)
     tune_epochs: int = Field(default=5, ge=0, le=10_000)
     seeds: int = Field(default=1, ge=1, le=32)
@@ -177,6 +180,18 @@ class DartsParams(BaseModel):
 
     probe_every: int = Field(default=0, ge=0)
     early_stop: bool = False
+    roll_backs: int = Field(
+        default=0,
+        ge=0,
+        le=10,
+        description="how often an early stop goes back and goes on with ten times the weight decay instead of ending",
+    )
+    drop_path: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="probability by which edges of cells are left out at the end of the search, rising from 0",
+    )
     collapse: Literal["warn", "regularise", "stop"] = "warn"
     skip_limit: float = Field(default=0.5, gt=0, le=1)
 
@@ -192,10 +207,24 @@ class DartsParams(BaseModel):
 
     prune: bool = False
     prune_until: float = Field(default=0.2, gt=0, lt=1)
-    prune_cost: float = Field(default=1.0, ge=0, description="weight of an operation's MACs beside its mere presence")
+    prune_cost: float = Field(default=1.0, ge=0, description="weight of an operation's cost beside its mere presence")
     prune_weight: float = Field(default=1e-5, gt=0, description="what the penalty starts from")
 
+    resource: Literal["macs", "params", "latency"] = Field(
+        default="macs", description="what an operation costs, in the penalty of pruning and in the expected cost"
+    )
+    resource_weight: float = Field(
+        default=0.0,
+        ge=0,
+        le=1000,
+        description="weight of the expected cost of networks drawn from the relaxation, which is 1 for uniform draws",
+    )
+
     partial: int | None = Field(default=None, ge=1, le=16)
+    progressive: bool = Field(
+        default=False,
+        description="after half of the epochs, go on with the better half of the operations and twice as many channels",
+    )
     latency_weight: float = Field(default=0.0, ge=0, le=1000)
     latency_samples: int = Field(default=4, ge=1, le=256)
     hypernetwork: bool = Field(
@@ -260,6 +289,8 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             "temperature_end needs a temperature that moves: expected linear, exponential or entropy, got constant",
         ),
         (p.early_stop and p.probe_every == 0, "early_stop looks at eigenvalues: expected probe_every of at least 1"),
+        (p.roll_backs > 0 and not p.early_stop, "roll_backs go on after an early stop: expected early_stop true"),
+        (p.roll_backs > 0 and p.teachers > 0, "roll_backs would leave teachers of later epochs: expected teachers 0"),
         (
             p.early_stop and p.probe_every > 0 and not can_stop(p.epochs, p.probe_every, warmup),
             f"early_stop cannot stop within {p.epochs} epochs at probe_every {p.probe_every}: expected more epochs "
@@ -288,7 +319,37 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             p.probe_every > 0 and p.prune,
             "eigenvalues of a relaxation that is being pruned cannot be compared: expected probe_every 0",
         ),
+        (
+            p.resource_weight > 0 and p.prune,
+            "prune has a penalty of its own, of which resource says the cost: expected resource_weight 0",
+        ),
+        (
+            p.resource_weight > 0 and frozen,
+            "resource_weight needs architecture parameters that learn: expected alpha_lr above 0",
+        ),
+        (
+            p.resource != "macs" and not p.prune and p.resource_weight == 0,
+            f"resource is for prune and resource_weight, of which there is neither: expected macs, got {p.resource}",
+        ),
         ((p.partial or 1) > 1 and p.prune, "prune needs whole channels: expected partial 1"),
+        (
+            p.progressive and (p.partial or 1) % 2 != 0,
+            f"progressive mixes twice as many channels later: expected an even partial, such as 4, got {p.partial}",
+        ),
+        (p.progressive and p.epochs < 2, f"progressive has two stages: expected at least 2 epochs, got {p.epochs}"),
+        (
+            p.progressive and p.probe_every > 0,
+            "eigenvalues of the two stages of progressive cannot be compared: expected probe_every 0",
+        ),
+        (
+            p.progressive and p.hypernetwork,
+            "progressive removes operations for all devices: expected hypernetwork false",
+        ),
+        (p.progressive and frozen, "progressive needs architecture parameters that learn: expected alpha_lr above 0"),
+        (
+            p.progressive and not frozen and warmup >= p.epochs // 2,
+            f"progressive decides after epoch {p.epochs // 2}: expected a shorter alpha_warmup than {warmup} epochs",
+        ),
         (
             p.weights_first and p.order == "one_level",
             "weights_first means nothing where architecture parameters and weights learn together",
@@ -320,6 +381,10 @@ def conflicts(p: DartsParams) -> list[tuple[bool, str]]:
             p.hypernetwork and p.latency_weight > 0,
             "hypernetwork weighs latency by every preference: expected latency_weight 0",
         ),
+        (
+            p.hypernetwork and p.resource_weight > 0,
+            "hypernetwork weighs cost by every preference: expected resource_weight 0",
+        ),
         (p.hypernetwork and frozen, "hypernetwork needs architecture parameters that learn: expected alpha_lr above 0"),
         (
             p.hypernetwork and (p.early_stop or p.collapse == "stop" or p.selection == "perturbation"),
@@ -336,11 +401,21 @@ def first_teacher(p: DartsParams) -> int:
 
 def check_relaxation(params: DartsParams, space: RelaxedSpace) -> None:
     """Raises InvalidSpec where the relaxation of a space does not fit the parameters: channels that cannot be divided
-    as the spec or its preset says, pruning where no operation is none, or no operations to entangle."""
+    as the spec or its preset says, pruning where no operation is none, anything else where edges carry several
+    operations, or no operations to entangle."""
+    if params.drop_path > 0 and space.relaxation.none is None:
+        raise InvalidSpec(
+            f"drop_path leaves out edges of cells: expected a space with an operation that is none, got {space.name}"
+        )
     if params.prune and space.relaxation.none is None:
         raise InvalidSpec(
             f"prune removes operations from cells: expected a space with an operation that is none, got {space.name}; "
             "another preset, such as proxyless, searches it"
+        )
+    if space.relaxation.several and not params.prune:
+        raise InvalidSpec(
+            f"edges of {space.name} may carry several operations, among which pruning decides alone: expected preset "
+            f"gold, or a space whose several is false; got preset {params.preset}"
         )
     preset = PRESETS[params.preset].get("partial", 1)
     partial = int(preset) if params.partial is None else params.partial

@@ -28,6 +28,14 @@ class TeacherState:
     alphas: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """All that a search trains, at the end of an epoch: the tensors of ``RelaxedModel.tensors``."""
+
+    epoch: int
+    tensors: Weights
+
+
 @dataclass(frozen=True)
 class CostSums:
     """Sums over the steps of an epoch: the expected cost of the relaxation and the cost of the discretised network."""
@@ -47,7 +55,9 @@ class GradientProgress:
     ``eigenvalues``: (epoch, value). ``healthy_epoch``: the latest epoch without signs of collapse, -1 for none.
     ``reported``: kinds of signs with a warning already. ``ended_epoch``: the epoch whose architecture parameters an
     early stop restored. ``decided``: decisions made by perturbation. ``series``: discretised networks of pruned
-    relaxations. ``earlier_streams``: begun by a version without named random streams."""
+    relaxations. ``earlier_streams``: begun by a version without named random streams. ``snapshots``: of the latest
+    epochs with eigenvalues, to go back to. ``roll_backs``: how often that was done; ``repeated_epochs``: epochs that
+    were trained again for it."""
 
     weight_decay: float
     temperature: float
@@ -65,6 +75,9 @@ class GradientProgress:
     decided: int = 0
     teachers: tuple[TeacherState, ...] = ()
     earlier_streams: bool = False
+    snapshots: tuple[Snapshot, ...] = ()
+    roll_backs: int = 0
+    repeated_epochs: int = 0
 
     def as_record(self) -> dict[str, object]:
         """Tensors and plain values only."""
@@ -83,6 +96,7 @@ class GradientProgress:
             "series": tuple(tuple(int(g) for g in genes) for genes in record["series"]),
             "eigenvalues": tuple((int(epoch), float(value)) for epoch, value in record["eigenvalues"]),
             "teachers": tuple(TeacherState(**teacher) for teacher in record["teachers"]),
+            "snapshots": tuple(Snapshot(**snapshot) for snapshot in record.get("snapshots", ())),
         }
         lists = {name: tuple(record.get(name, ())) for name in _LISTS}
         return GradientProgress(**{**record, **lists, **structured})

@@ -32,10 +32,16 @@ def penalty(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], costs_E
     return (terms * mask_EO).sum()
 
 
-def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], inputs: int | None = None) -> Tensor:
+def survivors(
+    strengths_EO: Tensor,
+    mask_EO: Tensor,
+    nodes: Sequence[int],
+    inputs: int | None = None,
+    required: Sequence[Sequence[int]] = (),
+) -> Tensor:
     """The mask after an epoch's deaths. The strongest operation of all never dies, so that the mask is never empty, nor
-    do the strongest operations of as many edges into a node as networks have (``inputs``): what is read off the
-    relaxation has survived."""
+    do the strongest operations of as many edges into a node as networks have (``inputs``), nor that of a group of edges
+    of which they have one (``required``): what is read off the relaxation has survived."""
     r = shares(strengths_EO * mask_EO, nodes)
     dead = mask_EO & (r <= SURELY)
     weak = torch.where(mask_EO & ~dead & (r <= MAYBE), r, torch.inf).flatten()
@@ -44,6 +50,10 @@ def survivors(strengths_EO: Tensor, mask_EO: Tensor, nodes: Sequence[int], input
             dead.view(-1)[i] = True
     if inputs is not None:
         dead &= ~_needed(strengths_EO * mask_EO, nodes, inputs)
+    for rows in required:
+        of_rows = (strengths_EO * mask_EO)[list(rows)]
+        row, column = divmod(int(of_rows.argmax()), of_rows.shape[1])
+        dead[rows[row], column] = False
     alive_EO = mask_EO & ~dead
     if not bool(alive_EO.any()):
         alive_EO.view(-1)[int((strengths_EO * mask_EO).argmax())] = True

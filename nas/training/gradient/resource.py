@@ -61,6 +61,29 @@ def _variants(scores_SEO: Floats) -> Floats:
     return out.reshape(samples, edges * operations, edges, operations)
 
 
+def operation_costs(space: RelaxedSpace, cost: Cost, rng: np.random.Generator, samples: int = 8) -> Floats:
+    """What each operation adds to the cost of a network beside the cheapest one of its edge, shape (E, O), at least 0:
+    to networks drawn uniformly, or, where edges carry several operations, to the network that has all."""
+    relaxation = space.relaxation
+    if relaxation.several:
+        return _leave_one_out(space, cost)
+    uniform_EO = relaxation.mask * relaxation.real / (relaxation.mask * relaxation.real).sum(axis=1, keepdims=True)
+    by_EO = expected(space, cost, uniform_EO, rng, samples).by_EO
+    added_EO: Floats = np.clip(by_EO - by_EO[:, relaxation.real].min(axis=1, keepdims=True), 0.0, None)
+    return added_EO
+
+
+def _leave_one_out(space: RelaxedSpace, cost: Cost) -> Floats:
+    available_EO = space.relaxation.mask & space.relaxation.real
+    rows, columns = np.nonzero(available_EO)
+    tables_NEO = np.repeat(available_EO[None].astype(np.float64), 1 + len(rows), axis=0)
+    tables_NEO[1 + np.arange(len(rows)), rows, columns] = 0.0
+    costs_N = cost(space.discretise_all(tables_NEO))
+    added_EO = np.zeros(available_EO.shape)
+    added_EO[rows, columns] = np.clip(costs_N[0] - costs_N[1:], 0.0, None)
+    return added_EO
+
+
 def differentiable(cost: Expected, p_EO: torch.Tensor, none: int | None) -> torch.Tensor:
     """A scalar whose gradient in ``p_EO`` is that of the expected cost. Cutting edges costs nothing, which would make
     it the best of all latencies, so only the ratios among the other operations count."""
@@ -70,6 +93,15 @@ def differentiable(cost: Expected, p_EO: torch.Tensor, none: int | None) -> torc
         real_O[none] = False
     q_EO = p_EO[:, real_O] / p_EO[:, real_O].sum(dim=1, keepdim=True).clamp_min(1e-12)
     return (q_EO * by_EO[:, real_O]).sum()
+
+
+def relative_cost(p_EO: torch.Tensor, mask_EO: torch.Tensor, costs_EO: torch.Tensor) -> torch.Tensor:
+    """Expected cost of a network drawn from ``p_EO``, for operations that add ``costs_EO``, relative to that of uniform
+    draws among what the mask leaves: the resource term of SNAS (Xie et al., ICLR 2019, section 2.4). 0 where all is
+    free."""
+    uniform_EO = mask_EO / mask_EO.sum(dim=1, keepdim=True).clamp_min(1)
+    reference = (uniform_EO * costs_EO).sum()
+    return (p_EO * costs_EO).sum() / reference.clamp_min(1e-12)
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from nas.supernet import RelaxedSupernet
 from nas.training.gradient import operation_weights, resource
 from nas.training.gradient.batches import Batches, LabelledImages
 from nas.training.gradient.hypernetwork import Conditioning
-from nas.training.gradient.model import RelaxedModel
+from nas.training.gradient.model import OperationWeights, RelaxedModel
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.outer import first_order, second_order
 from nas.training.gradient.progress import GradientProgress, TeacherState
 from nas.training.gradient.pruning import penalty
+from nas.training.gradient.resource import relative_cost
 from nas.training.gradient.teachers import distillation, vote
 
 Tensor = torch.Tensor
@@ -44,9 +45,34 @@ class StepResult:
     discretised_ms: float | None = None
 
 
+@dataclass(frozen=True)
+class DroppedPaths:
+    """Edges of cells that are left out of a step, of each image with ``probability``; drawn from ``seed``."""
+
+    probability: float
+    seed: int
+
+    @staticmethod
+    def of(options: DartsParams, epoch: int, generator: np.random.Generator) -> DroppedPaths:
+        """Those of an epoch: the probability rises linearly to the end of the search (R-DARTS: Zela et al., ICLR 2020,
+        section 5.1)."""
+        if options.drop_path == 0:
+            return DroppedPaths(0.0, 0)
+        share = epoch / max(1, options.epochs - 1)
+        return DroppedPaths(options.drop_path * share, int(generator.integers(2**62)))
+
+    def drop(self, mixed: OperationWeights, images: int, number: int) -> OperationWeights:
+        """Scale the edges by 0, or by 1 / (1 - probability); each ``number`` is a draw of its own."""
+        if self.probability == 0:
+            return mixed
+        generator = torch.Generator().manual_seed(self.seed + number)
+        keeps_EB = torch.rand(len(mixed.weights_EO), images, generator=generator) >= self.probability
+        return mixed.with_paths((keeps_EB / (1.0 - self.probability)).to(mixed.weights_EO))
+
+
 class Steps:
-    """Optimiser steps of a ``RelaxedModel``. ``operation_costs_EO``: relative costs of operations in the pruning
-    penalty."""
+    """Optimiser steps of a ``RelaxedModel``. ``operation_costs_EO``: relative costs of operations in the penalty of
+    pruning or in the expected cost, None where neither counts."""
 
     def __init__(
         self,
@@ -60,6 +86,7 @@ class Steps:
         self.model, self.batches, self.options, self._seed = model, batches, options, seed
         self._latency, self._operation_costs_EO = latency, operation_costs_EO
         self.conditioning: Conditioning | None = None
+        self._paths = DroppedPaths(0.0, 0)
         self._teacher_states: tuple[TeacherState, ...] = ()
         self.teachers: list[tuple[RelaxedSupernet, Tensor]] = []
 
@@ -70,6 +97,7 @@ class Steps:
         if self.conditioning is not None:
             self.conditioning.draw(generator)
         alpha_noise, weight_noise = (self.model.noise(int(generator.integers(2**62))) for _ in range(2))
+        self._paths = DroppedPaths.of(o, epoch, generator)
         images = self.batches.batch("weights", epoch, step, generator)
         for group in self.model.weight_optimiser.param_groups:
             group["lr"] = self._rate(epoch)
@@ -95,7 +123,7 @@ class Steps:
             mixed = model.weights(progress.temperature, noise)
             if o.relaxation == "gumbel_hard":  # undrawn operations weigh nothing and learn nothing
                 mixed = mixed.with_active(mixed.weights_EO > 0)
-        logits = mixed.logits(model.net, x)
+        logits = self._paths.drop(mixed, len(x), 0).logits(model.net, x)
         loss = F.cross_entropy(logits, y)
         if (distilled := self._distillation(progress, x, logits, noise)) is not None:
             loss = loss + distilled
@@ -118,7 +146,12 @@ class Steps:
 
         def loss_on(batch: LabelledImages) -> Callable[[], Tensor]:
             x, y = batch
-            return lambda: F.cross_entropy(model.weights(progress.temperature, noise, paths=2).logits(model.net, x), y)
+
+            def loss() -> Tensor:
+                mixed = self._paths.drop(model.weights(progress.temperature, noise, paths=2), len(x), 1)
+                return F.cross_entropy(mixed.logits(model.net, x), y)
+
+            return loss
 
         if o.order == "second":
             weights = [p for p in model.net.parameters() if p.requires_grad]
@@ -138,7 +171,7 @@ class Steps:
         if self.conditioning is not None:
             return self._train_hypernetwork(self.conditioning, parameters, gradients, generator)
         latency_loss, result = self._latency_loss(progress, generator)
-        terms = [term for term in (latency_loss, self._regulariser(epoch)) if term is not None]
+        terms = [*self._regularisers(epoch), *(() if latency_loss is None else (latency_loss,))]
         before = model.alphas.detach().clone()
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
@@ -182,12 +215,12 @@ class Steps:
         x, y = images
         model.weight_optimiser.zero_grad(set_to_none=True)
         model.alpha_optimiser.zero_grad(set_to_none=True)
-        logits = model.weights(progress.temperature, noise).logits(model.net, x)
+        logits = self._paths.drop(model.weights(progress.temperature, noise), len(x), 0).logits(model.net, x)
         task = F.cross_entropy(logits, y)
         loss = task
         if (distilled := self._distillation(progress, x, logits, noise)) is not None:
             loss = loss + distilled
-        if self._operation_costs_EO is not None and progress.pressure.weight > 0:
+        if o.prune and self._operation_costs_EO is not None and progress.pressure.weight > 0:
             strengths = operation_weights.sigmoid(model.alphas, model.mask)
             loss = loss + progress.pressure.weight * penalty(
                 strengths, model.mask, model.space.relaxation.nodes, o.prune_cost * self._operation_costs_EO
@@ -195,8 +228,8 @@ class Steps:
         result = StepResult(math.nan)
         if trains_alphas:
             latency_loss, result = self._latency_loss(progress, generator)
-            for term in (latency_loss, self._regulariser(epoch)):
-                loss = loss if term is None else loss + term
+            for term in (*self._regularisers(epoch), *(() if latency_loss is None else (latency_loss,))):
+                loss = loss + term
         loss.backward()  # type: ignore[no-untyped-call]
         model.update_weights()
         if trains_alphas:
@@ -264,16 +297,20 @@ class Steps:
         )
         return loss, StepResult(math.nan, expected.mean, discretised_ms)
 
-    def _regulariser(self, epoch: int) -> Tensor | None:
-        """Of the architecture parameters: beta decay, whose weight rises over the search epochs, or the distance of
-        concentrations from their anchor."""
+    def _regularisers(self, epoch: int) -> list[Tensor]:
+        """Of the architecture parameters: beta decay, whose weight rises over the search epochs, the distance of
+        concentrations from their anchor, and the expected cost."""
         o, model = self.options, self.model
+        terms = []
         if o.beta_decay > 0:
             weight = o.beta_decay * min(1.0, epoch / o.epochs)
-            return weight * operation_weights.log_sum_exp(model.alphas, model.mask)
+            terms.append(weight * operation_weights.log_sum_exp(model.alphas, model.mask))
         if o.anchor_weight > 0:
-            return o.anchor_weight * operation_weights.anchor_distance(model.alphas, model.mask)
-        return None
+            terms.append(o.anchor_weight * operation_weights.anchor_distance(model.alphas, model.mask))
+        if o.resource_weight > 0 and self._operation_costs_EO is not None:
+            p_EO = model.expected_weights(model.alphas)
+            terms.append(o.resource_weight * relative_cost(p_EO, model.mask, self._operation_costs_EO))
+        return terms
 
     def _rate(self, epoch: int) -> float:
         r, epochs = self.model.rates, self.options.epochs
