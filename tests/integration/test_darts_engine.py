@@ -138,6 +138,23 @@ def test_presets_reach_their_networks(preset: str, tmp_path: Path) -> None:
     assert fold_all(events).finished["discretize"]["networks"]
 
 
+def test_gold_nas_searches_cells_of_free_topology_for_the_latency_of_a_device(tmp_path: Path) -> None:
+    """Its series and what survives are the first candidates, verified and exported as any others."""
+    params = {"preset": "gold", "resource": "latency", "seeds": 1, "epochs": 3, "prune_weight": 0.05}
+    spec = with_params(**params).model_copy(
+        update={
+            "space": SpaceSpec(name="free_cell", params={"preset": "digits"}),
+            "budget": BudgetSpec(evaluations=8, verified=1),
+        }
+    )
+    state = fold_all(run(tmp_path, problem(spec)))
+    [run_of_seed] = state.finished["train"]["runs"]
+    first = [list(p.arch.genes) for p in state.of("search")]
+    assert all(list(genes) in first for genes in (run_of_seed["genes"], *run_of_seed["series"]))
+    report = state.exports[0].report
+    assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
+
+
 def test_a_bound_is_met_after_discretisation_or_said_to_be_out_of_reach(tmp_path: Path) -> None:
     objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="macs", bound=45_000))
     spec = with_params(preset="la_darts", seeds=1).model_copy(update={"objectives": objectives})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep
 from nas.training.gradient.options import PRESETS, DartsParams
 from nas.training.gradient.progress import GradientProgress, uses_earlier_streams
 from nas.training.gradient.rates import published_rates
-from nas.training.gradient.steps import LatencyCost, StepResult, Steps
+from nas.training.gradient.steps import DroppedPaths, LatencyCost, StepResult, Steps
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import TrainState
 from search_spaces.darts_cell import space as darts_cell
@@ -63,13 +64,15 @@ def same(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-CASES = {name: {"preset": name} for name in PRESETS} | {
+CASES: dict[str, dict[str, Any]] = {name: {"preset": name} for name in PRESETS} | {
     "sd_darts": {"preset": "sd_darts", "teacher_warmup": 1},
     "pc_darts": {"preset": "pc_darts", "alpha_warmup": 1, "partial": 2},
     "rdarts": {"preset": "rdarts", "epochs": 9},
     "gold": {"preset": "gold", "prune_weight": 0.05},
     "gdas_all_paths": {"preset": "gdas", "all_paths": True},
     "entropy": {"preset": "small_temperature", "temperature": "entropy"},
+    "dropped_paths": {"drop_path": 0.5},
+    "roll_back": {"preset": "rdarts", "epochs": 9, "roll_backs": 1},
     "regularise": {"collapse": "regularise", "skip_limit": 0.01},
 }
 
@@ -449,3 +452,86 @@ def test_cells_of_two_kinds_are_searched_by_the_same_loop(data: Dataset, changes
     if options.selection == "perturbation":
         assert learning.model.mask.sum() == 16  # one operation on two edges of every node
         np.testing.assert_array_equal(table, learning.model.mask.numpy())
+
+
+@pytest.mark.parametrize("partial", [1, 2])
+@pytest.mark.parametrize("cells", ["nas_bench_201", "darts_cell"])
+def test_a_dropped_path_is_missing_for_its_image_alone(cells: str, partial: int, data: Dataset) -> None:
+    """The same edges for all images are those of a relaxation without them; cells of a network drop other paths."""
+    build_space = build if cells == "nas_bench_201" else darts_cell.build
+    space = build_space({"preset": "digits", "channels": 4}, data.shape)
+    net, relaxation = space.supernet(0).eval(), space.relaxation
+    x_BCHW = torch.from_numpy(data.val.images_NCHW[:8]).float() / 255
+    weights_EO = torch.rand(relaxation.shape, generator=torch.Generator().manual_seed(0))
+    keeps_E = (torch.arange(len(weights_EO)) % 3 != 0).float()
+
+    def logits(edges_E: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            mixed: torch.Tensor = net.mix(x_BCHW, weights_EO, edges_E=edges_E, partial=partial)
+        return mixed
+
+    of_all_images = logits(keeps_E[:, None].expand(-1, 8))
+    torch.testing.assert_close(of_all_images, logits(keeps_E), rtol=1e-4, atol=1e-5)
+    if cells == "darts_cell":  # whose mixtures are normalised by their batch
+        return
+    one_more = keeps_E[:, None].repeat(1, 8)
+    one_more[0, 5] = 1.0
+    differs_B = ~torch.isclose(logits(one_more), of_all_images).all(dim=1)
+    assert differs_B.tolist() == [False] * 5 + [True] * 3  # in the first cell for image 5, then 6 and 7
+
+
+def test_paths_are_dropped_ever_more_often(data: Dataset) -> None:
+    options = DartsParams(drop_path=0.6, epochs=4)
+    probabilities = [DroppedPaths.of(options, epoch, np.random.default_rng(0)).probability for epoch in range(4)]
+    assert probabilities == pytest.approx([0.0, 0.2, 0.4, 0.6])
+    learning = begin(data, drop_path=0.6)
+    kept_EB = DroppedPaths(0.3, 1).drop(learning.model.plain_weights(), 4000, 0).edges_E
+    assert kept_EB is not None
+    assert float((kept_EB == 0).double().mean()) == pytest.approx(0.3, abs=0.02)
+    assert float(kept_EB.mean()) == pytest.approx(1.0, abs=0.03)
+
+
+def test_a_search_goes_back_and_on_with_more_weight_decay(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DARTS-ADA: eigenvalues that grow twice are answered twice; the third time, weight decay is as high as it may be
+    and the search ends with what it had before the growth."""
+    grown = iter([*[0.2] * 6, *[2.0] * 30])
+    monkeypatch.setattr(monitors, "held_out_eigenvalue", lambda *_: next(grown))
+    options: dict[str, Any] = {"early_stop": True, "probe_every": 1, "epochs": 16, "roll_backs": 2, "alpha_warmup": 0}
+    learning = begin(data, **options, weight_decay=1e-3, batch_size=40)
+    warnings: list[str] = []
+    decays, dones, epochs = [], [], []
+    for update in run_gradient_search(learning, TrainState(), lambda: True):
+        match update:
+            case GradientStep():
+                dones.append(update.done)
+            case EpochReport():
+                warnings += update.warnings
+                decays.append(learning.progress.weight_decay)
+                epochs.append(update.epoch)
+    back = [b - a for a, b in pairwise(epochs)]
+    assert [step for step in back if step != 1] == [-5, -5]  # six probes back, and the next epoch is the one after it
+    assert sorted(set(decays)) == pytest.approx([1e-3, 1e-2, 0.03])
+    assert ["back to epoch" in w for w in warnings if "eigenvalue" in w][:2] == [True, True]
+    assert all(b > a for a, b in pairwise(dones))
+    assert learning.progress.repeated_epochs == 12
+    assert learning.progress.ended_epoch is not None
+
+
+def test_going_back_restores_weights_alphas_and_optimisers(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = iter([*[0.2] * 6, *[2.0] * 30])
+    monkeypatch.setattr(monitors, "held_out_eigenvalue", lambda *_: next(values))
+    options: dict[str, Any] = {"early_stop": True, "probe_every": 1, "epochs": 16, "roll_backs": 1, "alpha_warmup": 0}
+    learning = begin(data, **options, batch_size=40)
+    before: dict[int, Any] = {}
+    after = None
+    for update in run_gradient_search(learning, TrainState(), lambda: True):
+        if isinstance(update, TrainState) and update.step == 0 and after is None:
+            tensors = copy.deepcopy(update.weights)
+            assert tensors is not None
+            if learning.progress.roll_backs:
+                after = update.phase, tensors
+            before.setdefault(update.phase, tensors)
+    assert after is not None
+    epoch, tensors = after
+    for name in ("net", "alphas", "alpha_optimiser"):
+        assert same(tensors[name], before[epoch][name]), name
