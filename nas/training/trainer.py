@@ -1,7 +1,8 @@
 """The optimiser step that all trainings share: supernets, networks that are trained alone, gradient search.
 
 A batch is computed in micro-batches, whose gradients add up; several ranks share them. Each micro-batch is normalised
-by statistics of its own, so that the result does not depend on how many ranks there are, up to the order of sums.
+by statistics of its own and has gradients of its own, so that the result does not depend on how many ranks there are:
+exactly for one micro-batch on each of two, else up to the order of sums.
 Nothing waits for a GPU before the step is done.
 """
 
@@ -171,14 +172,25 @@ class Trainer:
         total = torch.zeros((), device=self._device)
         try:
             for part in self.micro_batches(size):
-                share = part.share
-                for loss in losses(part):
-                    weighted = loss if share == 1.0 else loss * share
-                    weighted.backward()  # type: ignore[no-untyped-call]
-                    total += weighted.detach()
+                total += self._add_gradients(part, losses)
         except torch.OutOfMemoryError:
             return total, False
         return total, True
+
+    def _add_gradients(self, part: MicroBatch, losses: Losses) -> Tensor:
+        """Add the gradients of a micro-batch to those that are there; returns the sum of its losses. They are summed up
+        by themselves before, as on a rank of their own: two ranks train exactly as one."""
+        earlier = [(p, gradient) for p in self._parameters if (gradient := p.grad) is not None]
+        for parameter, _ in earlier:
+            parameter.grad = None
+        total, share = torch.zeros((), device=self._device), part.share
+        for loss in losses(part):
+            weighted = loss if share == 1.0 else loss * share
+            weighted.backward()  # type: ignore[no-untyped-call]
+            total += weighted.detach()
+        for parameter, gradient in earlier:
+            parameter.grad = gradient if parameter.grad is None else gradient.add_(parameter.grad)
+        return total
 
     def _more_micro_batches(self, size: int) -> int:
         """Twice as many as now."""

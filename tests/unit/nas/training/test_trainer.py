@@ -94,27 +94,44 @@ def trained(training: Training) -> dict[str, torch.Tensor]:
     return dict(weights["net"])
 
 
-@pytest.mark.parametrize("count", [2, 3])
-def test_any_number_of_ranks_ends_in_the_same_weights(count: int, space: SearchSpace, data: Dataset) -> None:
-    """With a number of micro-batches that the ranks do not even divide."""
-    execution = TrainingExecution(micro_batches=4)
-    of_one_rank = trained(training_of(space, data, execution))
-    threads, results = Threads(count), dict[int, dict[str, torch.Tensor]]()
+def trained_on_ranks(
+    count: int, space: SearchSpace, data: Dataset, execution: TrainingExecution
+) -> dict[int, dict[str, torch.Tensor]]:
+    """The weights that each rank ends with; ranks are threads."""
+    threads, weights = Threads(count), dict[int, dict[str, torch.Tensor]]()
     trainings = [training_of(space, data, execution, threads.of(index)) for index in range(count)]
 
     def run(index: int) -> None:
-        results[index] = trained(trainings[index])
+        weights[index] = trained(trainings[index])
 
     workers = [threading.Thread(target=run, args=(i,)) for i in range(count)]
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
+    return weights
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_any_number_of_ranks_ends_in_the_same_weights(count: int, space: SearchSpace, data: Dataset) -> None:
+    """With a number of micro-batches that the ranks do not even divide."""
+    execution = TrainingExecution(micro_batches=4)
+    of_one_rank, of_ranks = (
+        trained(training_of(space, data, execution)),
+        trained_on_ranks(count, space, data, execution),
+    )
     for name, value in of_one_rank.items():
-        torch.testing.assert_close(results[0][name], value, rtol=1e-4, atol=1e-6)
-        assert torch.equal(results[0][name], results[count - 1][name]), name
+        torch.testing.assert_close(of_ranks[0][name], value, rtol=1e-4, atol=1e-6)
+        assert torch.equal(of_ranks[0][name], of_ranks[count - 1][name]), name
     undivided = trained(training_of(space, data, TrainingExecution()))
     assert any(not torch.allclose(undivided[name], value, rtol=1e-4, atol=1e-6) for name, value in of_one_rank.items())
+
+
+def test_two_ranks_of_one_micro_batch_each_train_exactly_as_one(space: SearchSpace, data: Dataset) -> None:
+    execution = TrainingExecution(micro_batches=2)
+    of_ranks = trained_on_ranks(2, space, data, execution)
+    for name, value in trained(training_of(space, data, execution)).items():
+        assert torch.equal(of_ranks[0][name], value), name
 
 
 def linear(weight: float = 1.0) -> tuple[nn.Linear, Callable[[MicroBatch], Iterator[torch.Tensor]]]:
