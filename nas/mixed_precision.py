@@ -18,6 +18,7 @@ from nas.core.arch import Arch, Decision, Floats, Genes
 from nas.core.errors import InvalidSpec
 from nas.core.graph import GraphEncoding
 from nas.core.layers import (
+    ComposedLayer,
     Conv2d,
     CustomLayer,
     Layer,
@@ -30,6 +31,7 @@ from nas.core.ports import SearchSpace
 from nas.core.relaxation import Relaxation
 from nas.core.runtimes import Precision
 from nas.core.token_layers import PatchEmbedding, TokenLinear
+from nas.spaces.exported_graph import lower
 from nas.spaces.wrapper import SpaceWrapper
 
 GROUP_PRECISIONS = ("int8", "float32")  # the smaller model first
@@ -84,6 +86,10 @@ def weighted_operators(layer: Layer) -> int:
             return 1
         case SqueezeExcite():
             return 2
+        case ComposedLayer():
+            shapes = zip(layer.inputs, layer.input_shapes, strict=True)
+            graph = lower([layer], {name: prod(shape) for name, shape in shapes})
+            return sum(operator.kind == "Conv" for operator in graph.operators)
         case _:
             return 0
 

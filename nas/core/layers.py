@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, TypeAlias
 
+from nas.core.composed_layer import ComposedLayer as ComposedLayer
 from nas.core.layer_base import ACTIVATION_TEXT as _TEXT
 from nas.core.layer_base import INPUT as INPUT
 from nas.core.layer_base import Activation as Activation
@@ -372,6 +373,7 @@ Layer: TypeAlias = (
     | PatchEmbedding
     | MapToTokens
     | TokenLayer
+    | ComposedLayer
     | OperatorLayer
     | CustomLayer
 )

@@ -17,6 +17,7 @@ from nas.core.layers import (
     Activation,
     BatchNorm,
     ChannelShuffle,
+    ComposedLayer,
     Concat,
     Conv2d,
     CustomLayer,
@@ -31,6 +32,7 @@ from nas.core.layers import (
 )
 from nas.core.network import Add, Network, NetworkNode, Relu, Zeros
 from nas.core.token_layers import Attention, LayerNorm, MapToTokens, PatchEmbedding, TokenLinear, TokenPool, TokensToMap
+from nas.spaces.composed_graph import lower_composed
 from nas.spaces.token_graph import lower_gelu, lower_patches, lower_tokens
 
 
@@ -167,6 +169,8 @@ class _Builder:
                 y = lower_tokens(self._add, node, x)
                 residual = node.residual if isinstance(node, TokenLinear) else None
                 return y if residual is None else self._add("Add", [self.value_of[residual], y], size)
+            case ComposedLayer():
+                return lower_composed(self._add, node, values)
             case CustomLayer() | OperatorLayer():
                 raise InvalidInput(f"layer {node.name!r}: the operators of such a layer ({node.op}) are not counted")
             case _:

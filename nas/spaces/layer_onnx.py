@@ -18,6 +18,7 @@ from nas.core.layers import (
     Activation,
     BatchNorm,
     ChannelShuffle,
+    ComposedLayer,
     Concat,
     Conv2d,
     CustomLayer,
@@ -41,6 +42,7 @@ from nas.core.token_layers import (
     TokenPool,
     TokensToMap,
 )
+from nas.spaces.composed_onnx import add_composed
 from nas.spaces.operator_onnx import OWN_WEIGHTS, add_activation, add_layer
 from nas.spaces.token_onnx import add_map_to_tokens, add_patches, add_tokens
 
@@ -116,6 +118,8 @@ def layer_to_onnx(layer: Layer) -> bytes:
             model.add("Gather", model.constant(order), axis=1)
         case Concat():
             model.add("Concat", *(model.input(layer.in_shape) for _ in layer.inputs[1:]), axis=1)
+        case ComposedLayer():
+            add_composed(model, layer)
         case Skip() | CustomLayer():
             raise InvalidInput(f"layer {layer.name!r}: an operation {layer.op!r} ({layer.detail!r}) cannot be cut out")
         case _:

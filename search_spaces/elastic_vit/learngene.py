@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from nas.core.errors import InvalidSpec
 
 Sharing = Literal["linear", "stages"]
-Block: TypeAlias = Mapping[str, NDArray[Any]]
+BlockArrays: TypeAlias = Mapping[str, NDArray[Any]]
 _DEVIATION = 1e-3  # of weights from a line, relative to their size, that rounding may explain
 
 
-def expanded(blocks: Sequence[Block], depth: int, sharing: Sharing) -> list[Block]:
+def expanded(blocks: Sequence[BlockArrays], depth: int, sharing: Sharing) -> list[BlockArrays]:
     """``depth`` blocks from those of a network that was trained with ``sharing``; arrays are copies.
 
     Raises InvalidSpec where the blocks do not share their weights so, or are too many for ``depth``.
@@ -41,7 +41,7 @@ def stage_sources(stages: int, depth: int) -> tuple[int, ...]:
     return tuple(s for s in range(stages) for _ in range(length + (s < longer)))
 
 
-def line_through(blocks: Sequence[Block]) -> tuple[Block, Block]:
+def line_through(blocks: Sequence[BlockArrays]) -> tuple[BlockArrays, BlockArrays]:
     """``W_b`` and ``W_a`` of blocks that were expanded from them (TLEG). Raises InvalidSpec for blocks that are on no
     line."""
     if len(blocks) < 2:
@@ -60,9 +60,9 @@ def line_through(blocks: Sequence[Block]) -> tuple[Block, Block]:
     return base, slope
 
 
-def _on_line(base: Block, slope: Block, depth: int) -> list[Block]:
+def _on_line(base: BlockArrays, slope: BlockArrays, depth: int) -> list[BlockArrays]:
     return [{name: base[name] + place / depth * slope[name] for name in base} for place in range(depth)]
 
 
-def _equal(a: Block, b: Block) -> bool:
+def _equal(a: BlockArrays, b: BlockArrays) -> bool:
     return all(np.array_equal(a[name], b[name]) for name in a)

@@ -1,20 +1,20 @@
 """The supernet of hybrid networks, and its subnets as plain modules.
 
-Each place has the weights of its convolution block and of its transformer block. Modules are sized by the typed layers
-of the largest networks; a call computes with the layers of its architecture.
+Each place has the weights of its convolution block, of every kind, and of its transformer block. Modules are sized by
+the typed layers of the largest networks; a call computes with the layers of its architecture.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from nas.core.arch import Arch
-from nas.core.layers import Conv2d, Linear
+from nas.core.layers import Conv2d, Layer, Linear
 from nas.core.network import Network
 from nas.spaces.transformer import TransformerSizes
 from nas.supernet import AdaptiveRates, Supernet
@@ -22,12 +22,14 @@ from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.fused_block import ElasticFusedBlock, FusedLayers
 from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock
+from search_spaces.layers.layer_block import ElasticLayerBlock
 from search_spaces.layers.linear import ElasticLinear
 from search_spaces.layers.slices import UnitSlices
 from search_spaces.layers.transformer import ElasticTransformerBlock
 
-HybridBlock = BlockLayers | FusedLayers | TransformerSizes
-ConvBlock = ElasticBlock | ElasticFusedBlock
+HybridBlock = BlockLayers | FusedLayers | TransformerSizes | Mapping[str, Layer]
+AnyConvBlock = ElasticBlock | ElasticFusedBlock | ElasticLayerBlock
+_INVERTED_RESIDUAL, _FUSED = {"expand", "depthwise", "project"}, {"expand", "project"}
 
 
 def blocks_of(network: Network) -> dict[str, HybridBlock]:
@@ -36,10 +38,12 @@ def blocks_of(network: Network) -> dict[str, HybridBlock]:
     for name, layers in network.blocks.items():
         if "attention" in layers:
             blocks[name] = TransformerSizes.of(layers)
-        elif "depthwise" in layers:
+        elif layers.keys() == _INVERTED_RESIDUAL:
             blocks[name] = BlockLayers.of(layers)
-        elif "expand" in layers:
+        elif layers.keys() == _FUSED:
             blocks[name] = FusedLayers.of(layers)
+        elif "expand" in layers:
+            blocks[name] = layers
     return blocks
 
 
@@ -74,13 +78,13 @@ class ToMap(nn.Module):
 class HybridSupernet(Supernet, AdaptiveRates):
     """Weights of every network of the space; see ``nas.supernet.Supernet`` for the contract.
 
-    ``convolutions`` and ``transformers``: the largest networks without and with transformer blocks; ``describe`` gives
-    the network of an architecture.
+    ``convolutions``: the largest networks without transformer blocks, one for each kind of convolutions;
+    ``transformers``: the largest with them; ``describe`` gives the network of an architecture.
     """
 
     def __init__(
         self,
-        convolutions: Network,
+        convolutions: Sequence[Network],
         transformers: Network,
         dropout: float,
         describe: Callable[[Arch], Network],
@@ -88,14 +92,15 @@ class HybridSupernet(Supernet, AdaptiveRates):
     ) -> None:
         super().__init__()
         self.describe, self.dropout = describe, dropout
-        stem, classifier = convolutions.layers[0], convolutions.layers[-1]
+        stem, classifier = convolutions[0].layers[0], convolutions[0].layers[-1]
+        largest = {name: block for network in convolutions for name, block in blocks_of(network).items()}
         assert isinstance(stem, Conv2d)
         assert isinstance(classifier, Linear)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.stem = ElasticConv(stem.in_shape[0], stem.out_channels, 3, stem.stride)
             self.stem_norm = ElasticBatchNorm(stem.out_channels)
-            self.convolutions = nn.ModuleDict({_key(n): _conv_block(b) for n, b in blocks_of(convolutions).items()})
+            self.convolutions = nn.ModuleDict({_key(name): _conv_block(block) for name, block in largest.items()})
             self.transformers = nn.ModuleDict(
                 {
                     _key(name): _transformer(block)
@@ -153,9 +158,9 @@ class HybridSupernet(Supernet, AdaptiveRates):
         assert isinstance(module, ElasticTransformerBlock)
         return module
 
-    def _convolution(self, name: str) -> ConvBlock:
+    def _convolution(self, name: str) -> AnyConvBlock:
         module = self.convolutions[_key(name)]
-        assert isinstance(module, ElasticBlock | ElasticFusedBlock)
+        assert isinstance(module, ElasticBlock | ElasticFusedBlock | ElasticLayerBlock)
         return module
 
     def compiled_parts(self) -> Sequence[nn.Module]:
@@ -168,11 +173,13 @@ def _key(name: str) -> str:
     return name.replace(".", "_")
 
 
-def _conv_block(block: HybridBlock) -> ConvBlock:
+def _conv_block(block: HybridBlock) -> AnyConvBlock:
     if isinstance(block, FusedLayers):
         return ElasticFusedBlock(block)
-    assert isinstance(block, BlockLayers)
-    return ElasticBlock(block, (3,))
+    if isinstance(block, BlockLayers):
+        return ElasticBlock(block, (3,))
+    assert isinstance(block, Mapping)
+    return ElasticLayerBlock(block)
 
 
 def _transformer(sizes: TransformerSizes) -> ElasticTransformerBlock:

@@ -23,6 +23,8 @@ RECORD = Path(__file__).parent / "data" / "space_figures.json"
 CASES: dict[str, tuple[str, dict[str, Any], ImageShape]] = {
     "hybrid_digits": ("hybrid", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     "hybrid_imagenet": ("hybrid", {"preset": "imagenet"}, ImageShape(3, 224, 224, 1000)),
+    "hybrid_digits_operators": ("hybrid", {"preset": "digits-operators"}, ImageShape(1, 8, 8, 10)),
+    "hybrid_cifar_operators": ("hybrid", {"preset": "cifar-operators"}, ImageShape(3, 32, 32, 10)),
     "vit_digits": ("elastic_vit", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     "vit_deit_tiny": ("elastic_vit", {"preset": "deit-tiny"}, ImageShape(3, 224, 224, 1000)),
     "mobilenet_digits": ("mobilenet_v3", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),

@@ -31,6 +31,7 @@ SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
     ("elastic_vit", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     ("elastic_vit", {"preset": "digits", "pooling": "class", "slices": "isolated"}, ImageShape(3, 8, 8, 5)),
     ("hybrid", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
+    ("hybrid", {"preset": "digits-operators"}, ImageShape(1, 8, 8, 10)),
     ("hybrid", {"preset": "digits", "resolutions": [7, 8], "stem_stride": 2}, ImageShape(3, 8, 8, 5)),
     ("mobilenet_v3", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     (

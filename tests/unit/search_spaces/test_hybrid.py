@@ -14,6 +14,8 @@ from nas.core.errors import InvalidSpec
 from nas.core.ports import ImageShape
 from nas.core.token_layers import Attention
 from nas.export import check_parity, to_onnx
+from nas.testing import check_search_space
+from predictors.families.layer_lut import every_layer
 from search_spaces.hybrid.space import MOST_TOKENS, PRESETS, Hybrid, build
 
 DIGITS = ImageShape(1, 8, 8, 10)
@@ -23,7 +25,7 @@ def space_of(preset: str, shape: ImageShape = DIGITS, **params: Any) -> Hybrid:
     return build({"preset": preset, **params}, shape)
 
 
-def arch_of(space: Hybrid, choices: Mapping[str, float]) -> Arch:
+def arch_of(space: Hybrid, choices: Mapping[str, float | str]) -> Arch:
     """The largest network, but for the choices of some decisions."""
     genes = [d.choices.index(choices[d.name]) if d.name in choices else len(d.choices) - 1 for d in space.decisions]
     return as_archs(space.id, space.canonical(np.array([genes])))[0]
@@ -90,9 +92,50 @@ def test_a_place_has_weights_of_its_own_for_either_kind_of_block() -> None:
     assert all(name.startswith("convolutions.stage2_block") for name in unused)
 
 
+def kinds(space: Hybrid, arch: Arch, stage: str) -> list[str]:
+    """The blocks of a stage by the first layer that tells their kind."""
+    telling = {
+        "pool": "pool", "inception": "inception", "eca": "eca", "expand_norm": "evonorm", "partial": "partial",
+        "aggregation": "ls", "attention": "T",
+    }  # fmt: skip
+    blocks = [layers for name, layers in space.network(arch).blocks.items() if name.startswith(f"{stage}.")]
+    return [next((kind for part, kind in telling.items() if part in layers), "mbconv") for layers in blocks]
+
+
+def test_a_stage_has_the_chosen_kind_behind_its_first_block() -> None:
+    space = space_of("digits-operators")
+    chosen = {"stage2.depth": 3, "stage2.transformers": 1}
+    for kind in ("pool", "inception", "partial", "ls"):
+        arch = arch_of(space, {**chosen, "stage2.conv": kind})
+        assert kinds(space, arch, "stage2") == ["mbconv", kind, "T"]
+    eca = arch_of(space, {**chosen, "stage2.conv": "eca", "stage1.conv": "evonorm"})
+    assert kinds(space, eca, "stage2") == ["eca", "eca", "T"]
+    assert kinds(space, eca, "stage1") == ["evonorm"] * 3
+
+
+def test_kinds_of_a_single_block_that_are_alike_are_one_network() -> None:
+    space = space_of("digits-operators")
+    single = [arch_of(space, {"stage2.depth": 1, "stage2.conv": kind}) for kind in ("pool", "partial", "ls", "eca")]
+    assert single[0] == single[1] == single[2] != single[3]
+
+
+def test_every_kind_of_block_has_a_line_in_the_table_of_layers() -> None:
+    space = space_of("digits-operators")
+    operations = {layer.op for layer in every_layer(space).values()}
+    assert {"max_pool", "inception", "eca", "evonorm", "partial", "aggregation"} <= operations
+
+
+def test_spaces_of_new_operators_keep_the_contract() -> None:
+    check_search_space("hybrid", {"preset": "digits-operators"}, DIGITS)
+
+
 def test_bad_parameters_are_named() -> None:
-    with pytest.raises(InvalidSpec, match="expected conv 'mbconv' in a stage with them"):
+    with pytest.raises(InvalidSpec, match="expected another conv than 'fused' in a stage with them"):
         space_of("digits", stages=[{"width": 16, "conv": "fused", "transformers": True}])
+    with pytest.raises(InvalidSpec, match=r"conv: expected distinct kinds in the order of .*got \('ls', 'pool'\)"):
+        space_of("digits", stages=[{"width": 16, "conv": ["ls", "pool"], "transformers": True}])
+    with pytest.raises(InvalidSpec, match=r"width: expected a multiple of 8 channels for \('ls',\), got 20"):
+        space_of("digits", stages=[{"width": 20, "conv": "ls", "transformers": True}])
     with pytest.raises(InvalidSpec, match="expands: expected"):
         space_of("digits", expands=[2, 6])
 
@@ -103,4 +146,6 @@ def test_presets_never_change_their_meaning() -> None:
         "digits": "hybrid-6be56d36",
         "cifar": "hybrid-7401a59b",
         "imagenet": "hybrid-c5a29939",
+        "digits-operators": "hybrid-dea040d9",
+        "cifar-operators": "hybrid-19672593",
     }
