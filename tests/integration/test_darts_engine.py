@@ -138,6 +138,7 @@ def test_presets_reach_their_networks(preset: str, tmp_path: Path) -> None:
     assert fold_all(events).finished["discretize"]["networks"]
 
 
+@pytest.mark.slow
 def test_gold_nas_searches_cells_of_free_topology_for_the_latency_of_a_device(tmp_path: Path) -> None:
     """Its series and what survives are the first candidates, verified and exported as any others."""
     params = {"preset": "gold", "resource": "latency", "seeds": 1, "epochs": 3, "prune_weight": 0.05}
@@ -228,6 +229,7 @@ def test_a_mobile_network_that_was_found_by_gradient_is_trained_on_and_exported(
     assert report["accuracy_torch"] == pytest.approx(report["accuracy_onnx"], abs=0.1)
 
 
+@pytest.mark.slow
 def test_networks_that_gradient_search_has_not_trained_are_not_explored(tmp_path: Path) -> None:
     space = SpaceSpec(name="mobilenet_v3", params={**MOBILE_PARAMS, "resolutions": [6, 8], "widths": [0.5, 1.0]})
     budget = BudgetSpec(evaluations=16, verified=1)

@@ -69,6 +69,7 @@ def test_the_resource_term_descends_to_the_cheapest_operations() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
+@pytest.mark.slow
 def test_a_strong_resource_term_leaves_no_costly_operation(data: Dataset) -> None:
     """SNAS with an overwhelming weight ends where all rows have an operation that is free of MACs."""
     space = nas_bench_201.build({"preset": "digits", "channels": 4}, data.shape)
@@ -103,6 +104,7 @@ def test_pruning_weighs_operations_by_latency_if_told_so(data: Dataset) -> None:
     assert costs_EO[:, SEP3].tolist() == pytest.approx([0.0] * len(costs_EO))
 
 
+@pytest.mark.slow
 def test_gold_nas_gives_what_survives_pruning(data: Dataset) -> None:
     """Cells have logits of their own, the network is the mask, and each of the series lies within the one before."""
     learning = begin(
