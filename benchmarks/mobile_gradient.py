@@ -27,28 +27,24 @@ import torch
 
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import Options, main, shared_file
+from benchmarks._device import add_device, timing_export
 from benchmarks.small_budget import PlantedLatency
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, Genes
 from nas.core.device import DeviceProfile, MeasurementProtocol
-from nas.core.events import Candidate, SearchState, fold, fold_all
+from nas.core.events import Candidate, SearchState, fold_all
 from nas.core.ports import Dataset, Measurer, Problem, RelaxedSpace, Resources, Split, is_relaxed, predict_latency
 from nas.core.retraining import RetrainSpec
 from nas.core.rng import Stream, rng
 from nas.core.spec import BudgetSpec, DataSpec, DeviceSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.engine import run_search, stages_of
-from nas.export import to_onnx_for_timing
 from nas.stages.results import TrainResult
 from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from predictors.measurement.isolated import measure_isolated
-from predictors.onboarding.measured import onboard
-from predictors.onboarding.profiling import profile_for
-from predictors.onboarding.results import FitResult, ProfileResult
-from predictors.storage import load_predictor
 
 QUANTILES = (0.25, 0.5, 0.75)  # of the latency bounds of random networks of the relaxation
 DATA = ("digits", "cifar10")
@@ -137,19 +133,8 @@ def _planted(space: RelaxedSpace, data: Dataset) -> tuple[Problem, Measurer]:
 
 
 def _measured(space: RelaxedSpace, data: Dataset, blobs: FolderBlobs, samples: int) -> tuple[Problem, Measurer]:
-    net, state = space.supernet(0).eval(), SearchState()
-
-    def export(arch: Arch) -> bytes:
-        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
-
-    device = DeviceSpec(samples=samples)
-    for event in onboard(device, space, export, measure_isolated, profile_for, blobs, state, time.monotonic):
-        state = fold(state, event)
-    fitted = FitResult.require(state.finished)
-    predictor = load_predictor(fitted.family, blobs.get(fitted.blob))
-    return Problem(
-        SearchSpec(), space, data, ProfileResult.require(state.finished).profile, predictor
-    ), measure_isolated
+    device = add_device(DeviceSpec(samples=samples), space, blobs, timing_export(space))
+    return Problem(SearchSpec(), space, data, device.profile, device.predictor), measure_isolated
 
 
 def _one_seed(

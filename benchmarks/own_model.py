@@ -26,6 +26,7 @@ from PIL import Image
 from torch import nn
 
 from benchmarks._cli import Options, main, shared_file
+from benchmarks._device import add_device, timing_export
 from benchmarks._efficientnet_lite0 import MEAN, PRETRAINED, STD, Labelled, fine_tune, logits_of, pretrained
 from nas.blobs import FolderBlobs
 from nas.core import registry
@@ -47,15 +48,10 @@ from nas.core.spec import (
     StrategySpec,
 )
 from nas.engine import run_search
-from nas.export import to_onnx_for_timing
 from nas.models.execution import build
 from nas.models.reading.child import read_model
 from nas.stages.fronts import front_of
 from predictors.measurement.isolated import measure_isolated
-from predictors.onboarding.measured import onboard
-from predictors.onboarding.profiling import profile_for
-from predictors.onboarding.results import FitResult, ProfileResult
-from predictors.storage import load_predictor
 
 SIDE = 96
 RESOLUTIONS = (64, 80, 96)  # of smaller networks
@@ -209,22 +205,8 @@ def prepare_problem(data: DataSpec, parent: ParentModel, blobs: FolderBlobs, sam
     spec = SearchSpec(space=SpaceSpec(name="own_model", model=parent.name, params=params), data=data)
     dataset = registry.load_dataset(data.name).load(data, data.seed)
     space = registry.build_space(spec.space, dataset.shape, parent)
-    net = space.supernet(0).eval()
-    device = DeviceSpec(space=spec.space, data=data, samples=samples)
-    state = SearchState()
-    for event in onboard(
-        device,
-        space,
-        lambda arch: to_onnx_for_timing(net.subnet(arch), space.input_shape(arch)),
-        measure_isolated,
-        profile_for,
-        blobs,
-        state,
-        time.monotonic,
-    ):
-        state = fold(state, event)
-    profile, fitted = ProfileResult.require(state.finished).profile, FitResult.require(state.finished)
-    return Problem(spec, space, dataset, profile, load_predictor(fitted.family, blobs.get(fitted.blob)))
+    device = add_device(DeviceSpec(space=spec.space, data=data, samples=samples), space, blobs, timing_export(space))
+    return Problem(spec, space, dataset, device.profile, device.predictor)
 
 
 def searches(problem: Problem, more: Mapping[str, Any]) -> dict[str, SearchSpec]:

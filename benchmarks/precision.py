@@ -22,6 +22,7 @@ import torch
 
 from benchmarks._cifar import small_cifar
 from benchmarks._cli import ROOT, Options, main, shared_file
+from benchmarks._device import add_device
 from benchmarks._finished_runs import FinishedRuns
 from nas.blobs import FolderBlobs
 from nas.core import registry
@@ -37,9 +38,6 @@ from nas.export import converted_for_timing, to_onnx_for_timing
 from nas.mixed_precision import in_precision_of, int8_mask
 from nas.stages.results import TrainResult
 from predictors.measurement.isolated import measure_isolated
-from predictors.onboarding.measured import onboard
-from predictors.onboarding.profiling import profile_for
-from predictors.onboarding.results import FitResult, ProfileResult
 from predictors.storage import load_predictor
 
 DATA_SETS = ("digits", "cifar10")
@@ -111,7 +109,7 @@ class PrecisionBench:
         return profile, load_predictor(record["family"], self.blobs.get(record["predictor"]))
 
     def _onboard(self, precision: Precision) -> dict[str, Any]:
-        space, started_at = self.space(precision), time.monotonic()
+        space = self.space(precision)
         net = space.supernet(0).eval()
 
         def export(arch: Arch) -> bytes:
@@ -119,16 +117,13 @@ class PrecisionBench:
             model = to_onnx_for_timing(net.subnet(arch), shape)
             return converted_for_timing(model, precision, shape, int8_mask(space, arch, precision))
 
-        spec, state = DeviceSpec(samples=self.setting.samples, precision=precision), SearchState()
-        for event in onboard(spec, space, export, measure_isolated, profile_for, self.blobs, state, time.monotonic):
-            state = fold(state, event)
-        fitted, profile = FitResult.require(state.finished), ProfileResult.require(state.finished).profile
+        device = add_device(DeviceSpec(samples=self.setting.samples, precision=precision), space, self.blobs, export)
         return {
-            "profile": profile.as_json(),
-            "family": fitted.family,
-            "predictor": fitted.blob,
-            "mape": fitted.card.mape or float("nan"),
-            "onboarding_s": time.monotonic() - started_at,
+            "profile": device.profile.as_json(),
+            "family": device.fitted.family,
+            "predictor": device.fitted.blob,
+            "mape": device.fitted.card.mape or float("nan"),
+            "onboarding_s": device.seconds,
         }
 
     def supernet(self) -> str:

@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations
@@ -20,25 +19,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau
 
 from benchmarks._cli import ROOT, Options, main
+from benchmarks._device import Export, add_device, predictor_figures
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
 from nas.core.device import DeviceProfile, Measurement, verification_status
 from nas.core.errors import HwnasError
-from nas.core.events import SearchState, fold
 from nas.core.ports import ImageShape, SearchSpace, predict_latency
 from nas.core.runtimes import Execution, Precision, RuntimeTarget
 from nas.core.spec import DeviceSpec, SpaceSpec
 from nas.export import converted_for_timing, to_onnx_for_timing
 from predictors.measurement.isolated import profile_machine, time_isolated
 from predictors.measurement.protocol import judge
-from predictors.onboarding.measured import onboard
 from predictors.onboarding.profiling import protocol_of
-from predictors.onboarding.results import FitResult, ProfileResult
-from predictors.storage import load_predictor
 
 SHAPE = ImageShape(1, 8, 8, 10)
 RUNTIMES = ("onnxruntime", "openvino", "litert", "command")
@@ -135,19 +131,12 @@ def measured_device(
         return profile_machine(of.name, protocol_of(of), "worker", execution)
 
     with tempfile.TemporaryDirectory(prefix="hwnas-device-") as folder:
-        blobs, state, started_at = FolderBlobs(Path(folder)), SearchState(), time.monotonic()
-        export: Callable[[Arch], bytes] = partial(models.of, precision=case.precision)
-        for event in onboard(spec, space, export, measure, profile, blobs, state, time.monotonic):
-            state = fold(state, event)
-        onboarding_s = time.monotonic() - started_at
-        fitted, here = FitResult.require(state.finished), ProfileResult.require(state.finished).profile
-        predictor = load_predictor(fitted.family, blobs.get(fitted.blob))
+        export: Export = partial(models.of, precision=case.precision)
+        device = add_device(spec, space, FolderBlobs(Path(folder)), export, measure, profile)
+    here, predictor = device.profile, device.predictor
     exported = [export(arch) for arch in archs]
     first, again = (list(measure(exported, here, [a.id for a in archs])) for _ in range(2))
     predicted = predict_latency(predictor, space, np.array([a.genes for a in archs]))
-    usable = np.array([m.median_ms is not None for m in first])
-    true_ms = np.array([m.median_ms for m in first if m.median_ms is not None])
-    error = np.abs(predicted.mean_ms[usable] - true_ms) / true_ms
     broken = [
         verification_status(a, upper) == "violated"
         for f, a, upper in zip(first, again, predicted.upper_ms, strict=True)
@@ -156,14 +145,11 @@ def measured_device(
     figures = {
         "profile": here.runtime + " " + here.runtime_version,
         "noise_floor": here.noise.floor if here.noise is not None else None,
-        "refused": int((~usable).sum()),
-        "mape": float(error.mean()),
-        "spearman": float(spearmanr(predicted.mean_ms[usable], true_ms).statistic),
-        "coverage": float((true_ms <= predicted.upper_ms[usable]).mean()),
+        **predictor_figures(predictor, space, archs, first),
         "verified": len(broken),
         "verified_but_broken": sum(broken),
-        "onboarding_s": onboarding_s,
-        "median_ms": float(np.median(true_ms)),
+        "onboarding_s": device.seconds,
+        "median_ms": float(np.median([m.median_ms for m in first if m.median_ms is not None])),
         "placement": placement(first),
         "memory": memory(space, archs, first),
     }

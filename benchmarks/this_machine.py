@@ -15,24 +15,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 from benchmarks._cli import Options, main
+from benchmarks._device import add_device, predictor_figures, timing_export
 from nas.blobs import FolderBlobs
 from nas.core import registry
-from nas.core.arch import Arch, as_archs, sample
+from nas.core.arch import as_archs, sample
 from nas.core.events import SearchState, fold
 from nas.core.ports import LatencyPredictor, Problem, Resources, predict_latency
 from nas.core.spec import BudgetSpec, DeviceSpec, ExportSpec, SearchSpec, StrategySpec
 from nas.engine import run_search
-from nas.export import to_onnx, to_onnx_for_timing
+from nas.export import to_onnx
 from nas.stages.results import TrainResult
 from nas.stages.subnets import load_subnets
 from predictors.measurement.isolated import measure_isolated
-from predictors.onboarding.measured import onboard
-from predictors.onboarding.profiling import profile_for
-from predictors.onboarding.results import FitResult, ProfileResult
-from predictors.storage import load_predictor
 
 SAMPLES, OTHERS, BOUNDS = 40, 40, 10
 SPEC = SearchSpec(
@@ -46,45 +42,23 @@ SPEC = SearchSpec(
 def bench(options: Options) -> dict[str, Any]:
     """Onboarding, the predictor on other networks, and ten searches with the fate of their verified members."""
     torch.set_num_threads(1)
-    device = DeviceSpec(samples=SAMPLES)
     data = registry.load_dataset(SPEC.data.name).load(SPEC.data, SPEC.data.seed)
     space = registry.build_space(SPEC.space, data.shape)
-    net = space.supernet(0).eval()
-
-    def export(arch: Arch) -> bytes:
-        return to_onnx_for_timing(net.subnet(arch), space.input_shape(arch))
-
+    export = timing_export(space)
     with tempfile.TemporaryDirectory(prefix="hwnas-machine-") as name:
         blobs = FolderBlobs(Path(name))
-        begun = time.monotonic()
-        state = SearchState()
-        for event in onboard(device, space, export, measure_isolated, profile_for, blobs, state, time.monotonic):
-            state = fold(state, event)
-        onboarding_s = time.monotonic() - begun
-        profile, fitted = ProfileResult.require(state.finished).profile, FitResult.require(state.finished)
-        predictor = load_predictor(fitted.family, blobs.get(fitted.blob))
-
+        device = add_device(DeviceSpec(samples=SAMPLES), space, blobs, export)
         genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(1234), OTHERS))
         archs = as_archs(space.id, genes_NG)
-        measured = list(measure_isolated([export(a) for a in archs], profile))
-        kept = np.array([m.median_ms is not None for m in measured])
-        true_ms = np.array([m.median_ms for m in measured if m.median_ms is not None])
-        predicted = predict_latency(predictor, space, genes_NG[kept])
-        error = np.abs(predicted.mean_ms - true_ms) / true_ms
-        quality = {
-            "measured": int(kept.sum()),
-            "mape": float(error.mean()),
-            "spearman": float(spearmanr(predicted.mean_ms, true_ms).statistic),
-            "coverage": float((true_ms <= predicted.upper_ms).mean()),
-        }
-        problem = Problem(SPEC, space, data, profile, predictor)
+        measured = list(measure_isolated([export(a) for a in archs], device.profile))
+        problem = Problem(SPEC, space, data, device.profile, device.predictor)
         resources = Resources(blobs, measure_isolated, time.monotonic, worker="this machine")
         return {
-            "onboarding_s": onboarding_s,
-            "family": fitted.family,
+            "onboarding_s": device.seconds,
+            "family": device.fitted.family,
             "fitted_on": SAMPLES,
-            "others": quality,
-            "bounds": bounds(problem, resources, predictor),
+            "others": predictor_figures(device.predictor, space, archs, measured),
+            "bounds": bounds(problem, resources, device.predictor),
         }
 
 

@@ -11,13 +11,13 @@ import numpy as np
 from nas.core import registry
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import Arch, as_archs, sample
-from nas.core.cost_estimate import CostEstimate, StageCost
+from nas.core.cost_estimate import COST_STAGE, CostEstimate, StageCost
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, Event, Measured, Origin, StageFinished, StageStarted, encode
 from nas.core.jobs import DryRunPayload, JobSpec, Lease
 from nas.core.ports import SearchSpace
 from nas.core.spec import DeviceSpec, SearchSpec
-from nas.engine import COST_STAGE, stage_names
+from nas.engine import stage_names
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.storage import DeviceMeasurements, dump_predictor
 from server.api import validate
