@@ -164,26 +164,23 @@ class PreparedImages:
         images_BCHW = np.empty((len(at), *self.shape_CHW), dtype=np.uint8)
         side = self.shape_CHW[1]
 
-        def decode(place: tuple[int, int, int]) -> None:
-            number, position, image = place
-            encoded = self.shards.mapped(number).encoded(image)
-            try:
-                images_BCHW[position] = crops.image_format.part(encoded, box_of(position), side)
-            except InvalidData as error:
-                name = self.shards.shards[number].job.name
-                raise InvalidData(f"{self.shards.folder / name}, image {image}: {error}") from error
+        def decode(part: list[tuple[int, int, int]]) -> None:
+            for number, position, image in part:
+                encoded = self.shards.mapped(number).encoded(image)
+                try:
+                    images_BCHW[position] = crops.image_format.part(encoded, box_of(position), side)
+                except InvalidData as error:
+                    name = self.shards.shards[number].job.name
+                    raise InvalidData(f"{self.shards.folder / name}, image {image}: {error}") from error
 
         places = [
             (number, position, image)
             for number, positions, images in self._places(at)
             for position, image in zip(positions.tolist(), images.tolist(), strict=True)
         ]
-        if self.threads == 1:
-            for place in places:
-                decode(place)
-        else:
-            with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
-                list(pool.map(decode, places))
+        parts = [places[k :: self.threads] for k in range(self.threads)]  # handing over single images takes longer
+        with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
+            list(pool.map(decode, parts))
         return images_BCHW
 
 
