@@ -8,7 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 ImageRows = NDArray[np.int64]
+Resolution = int | tuple[int, int]  # the side of square images in pixels, or height and width
 ChannelStats = tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of each channel
+
+
+def height_and_width(resolution: Resolution) -> tuple[int, int]:
+    """Both in pixels."""
+    return (resolution, resolution) if isinstance(resolution, int) else resolution
 
 
 class StoredImages(Protocol):

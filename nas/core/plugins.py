@@ -32,7 +32,7 @@ class SearchSpaceType:
     of ``build``, which reads the parent model too; one that may start from a model has both.
     ``nas.core.registry.build_space`` calls either.
     ``published``: the networks of the literature that its spaces have (``SearchSpace.published``), each with the
-    parameters of one.
+    parameters of one. ``any_shape``: whether its networks take images that are not square.
     """
 
     name: str
@@ -43,6 +43,7 @@ class SearchSpaceType:
     relaxed: bool = False
     build_from: Callable[[Mapping[str, JsonValue], ImageShape, ParentModel], SearchSpace] | None = None
     published: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    any_shape: bool = False
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ class RecordSource(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images as they are read."""
+        """(C, H, W) of the images as they are used: what is read larger is cropped to its centre."""
 
     @property
     def unused(self) -> tuple[str, ...]:

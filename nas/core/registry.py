@@ -30,9 +30,15 @@ def build_space(spec: SpaceSpec, shape: ImageShape, parent: ParentModel | None =
     """The search space of a spec for images of a shape. ``parent``: the model that ``spec.model`` names.
 
     Raises UnknownName for an unknown space or preset, and InvalidSpec for wrong parameters, for a space of a user's
-    model without a model, and for a model in any other space.
+    model without a model, for a model in any other space, and for images that the space cannot take.
     """
     space = load_space(spec.name)
+    if shape.height != shape.width and not space.any_shape:
+        others = ", ".join(name for name in names("nas.search_spaces") if load_space(name).any_shape)
+        raise InvalidSpec(
+            f"space {spec.name!r}: expected square images, got {shape.width}x{shape.height} pixels: give image_size of "
+            f"the data one number, or choose a space that takes images of any shape ({others})"
+        )
     if space.build_from is not None and (space.build is None or spec.model is not None):
         if parent is None:
             raise InvalidSpec(f"space.model: space {spec.name!r} expects the name of a stored model, got none")

@@ -16,10 +16,11 @@ from nas.core.errors import InvalidData
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
-from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of, is_image
+from nas.datasets.images import ImageFormat, ImageParams, decode_all, format_of, image_shape, is_image
 from nas.datasets.intake import Intake
 from nas.datasets.labelled_folder import list_files
 from nas.datasets.labels import label_kind
+from nas.datasets.metadata import Metadata, read_metadata
 from nas.datasets.records import EncodedRecords, FileReader, size_of
 from nas.datasets.splits import (
     SPLIT_NAMES,
@@ -29,7 +30,6 @@ from nas.datasets.splits import (
     check_images,
     existing_path,
     parse_params,
-    square_shape,
 )
 
 _PHOTO_SUFFIXES = frozenset({".heic", ".heif", ".avif", ".jxl", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf"})
@@ -38,7 +38,7 @@ _Files = Mapping[str, Sequence[Path]]  # by class
 
 class FolderParams(ImageParams):
     """``recursive``: images in folders below a class's folder belong to the class; else there may be none.
-    ``class_names``: what the numbers in masks stand for."""
+    ``class_names``: what the numbers in masks, and in metadata, stand for."""
 
     recursive: bool = False
     class_names: tuple[str, ...] | None = None
@@ -61,11 +61,11 @@ def describe(spec: DataSpec) -> ImageShape:
     params, intake = parse_params(FolderParams, spec), Intake()
     if (kind := label_kind(spec)) != "class":
         files = list_files(existing_path(spec), kind, params.class_names, intake)
-        return square_shape(*files.format(params).shape, check_class_count(files.names, kind))
+        return image_shape(files.format(params), check_class_count(files.names, kind))
     listing = _list(existing_path(spec), params, intake)
     classes = check_class_count(listing.class_names)
     intake.require_usable()
-    return square_shape(*format_of(listing.images("train"), params).shape, classes)
+    return image_shape(format_of(listing.images("train"), params), classes)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
@@ -110,6 +110,9 @@ def _labels(listing: Listing, split: str) -> NDArray[np.int64]:
 
 
 def _list(root: Path, params: FolderParams, intake: Intake) -> Listing:
+    metadata = read_metadata(root)
+    if metadata is not None and metadata.has_labels:
+        return _list_by_metadata(metadata, params, intake)
     split_folders = _split_folders(root)
     for folder in dict.fromkeys((root, *split_folders.values())):
         _note_loose_files(folder, intake)
@@ -127,6 +130,24 @@ def _list(root: Path, params: FolderParams, intake: Intake) -> Listing:
                 folder = split_folders[split] / name
                 intake.problem(f"class {name!r} has no images: expected image files in {folder}")
     return Listing(files, names)
+
+
+def _list_by_metadata(metadata: Metadata, params: FolderParams, intake: Intake) -> Listing:
+    """Of every image one class, as its line says; of a class without images in a split, no files."""
+    classes = metadata.classes(params.class_names, intake)
+    files: dict[str, dict[str, list[Path]]] = {}
+    for split, images in metadata.images.items():
+        files[split] = {name: [] for name in classes.names}
+        for image, positions in zip(images, classes.positions[split], strict=True):
+            if len(positions) == 1:
+                files[split][classes.names[positions[0]]].append(image.path)
+            elif positions:
+                intake.problem(f"{image.where}: expected one class, got {len(positions)}; for several: multi_label")
+    for split, by_class in files.items():
+        for name, paths in by_class.items():
+            if not paths:
+                intake.problem(f"class {name!r} has no images in the {split} split")
+    return Listing(files, classes.names)
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field
 
 from nas.core.errors import InvalidData
+from nas.core.ports import ImageShape
 from nas.core.records import ImageRead
 from nas.datasets.intake import Intake
 from nas.datasets.limits import check_memory, check_pixels
@@ -37,20 +38,35 @@ Background = Literal["white", "black"]
 StorageChoice = Literal["auto", "memory", "decoded", "encoded"]
 
 
-class SizeParams(SplitParams):
-    """``image_size``: images are cropped to a centred square and scaled to so many pixels; None: all have one size, and
-    what is not square is cropped. ``storage``: whether the images are read into memory, or prepared on disk, as pixels
-    (``decoded``) or as they came (``encoded``); ``auto`` decides by their size (``nas.datasets.storage``)."""
+_Side = Annotated[int, Field(ge=4, le=4096)]
 
-    image_size: int | None = Field(default=None, ge=4, le=4096)
+
+class SizeParams(SplitParams):
+    """``image_size``: images are cropped to a centred square and scaled to so many pixels, or to ``[height, width]``
+    and the shape of that; None: all have one size, and what is not square is cropped. ``storage``: whether the images
+    are read into memory, or prepared on disk, as pixels (``decoded``) or as they came (``encoded``); ``auto`` decides
+    by their size (``nas.datasets.storage``)."""
+
+    image_size: _Side | tuple[_Side, _Side] | None = None
     storage: StorageChoice = "auto"
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Where ``image_size`` says height and width."""
+        return isinstance(self.image_size, tuple)
+
+    @property
+    def scaled_size(self) -> tuple[int, int] | None:
+        """Height and width that images are scaled to; None for none."""
+        size = self.image_size
+        return (size, size) if isinstance(size, int) else size
 
 
 class ImageParams(SizeParams):
     """``channels``: 1 for grey, 3 for colour; None: what the first image has. ``background``: what transparent pixels
     show. ``skip_unreadable``: so many images at most may be left out because they cannot be used. Of images that stay
     encoded, training sees random parts of at least the share ``crop_area``, scaled to ``image_size`` (Szegedy et al.,
-    CVPR 2015), and evaluation the centred square of the share ``eval_crop`` of the shorter side."""
+    CVPR 2015), and evaluation the share ``eval_crop`` of the sides of the largest centred part of that shape."""
 
     channels: Literal[1, 3] | None = None
     background: Background = "white"
@@ -61,20 +77,20 @@ class ImageParams(SizeParams):
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What the images of a data set become. ``size``: width and height that all must have, None where they are scaled
-    to ``image_size``. ``forced``: the parameters say how many channels, so that colour may become grey."""
+    """What the images of a data set become. ``size``: height and width. ``scaled``: whether images are cropped and
+    scaled to it; else all must have it. ``forced``: the parameters say how many channels, so that colour may become
+    grey."""
 
     grey: bool
     forced: bool
-    size: tuple[int, int] | None
-    image_size: int | None
+    size: tuple[int, int]
+    scaled: bool
     background: Background
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of every image."""
-        width, height = self.size or (self.image_size or 0, self.image_size or 0)
-        return 1 if self.grey else 3, height, width
+        return 1 if self.grey else 3, *self.size
 
     def decode(self, encoded: Encoded, where: str, intake: Intake) -> NDArray[np.uint8] | None:
         """The image in CHW, or None after noting in ``intake`` why it cannot be used."""
@@ -104,12 +120,13 @@ class ImageFormat:
             return ImageRead(where, None, problem=str(unusable))
         return ImageRead(where, content, tuple(changes), one_colour=_is_one_colour(image))
 
-    def part(self, encoded: bytes, box_of: Callable[[int, int], Box], side: int) -> NDArray[np.uint8]:
+    def part(self, encoded: bytes, box_of: Callable[[int, int], Box]) -> NDArray[np.uint8]:
         """The part of an encoded image within the box that ``box_of`` gives for its width and height, scaled to
-        ``side`` pixels, in CHW. Raises InvalidData for what cannot be decoded."""
-        image = self._convert(_open(encoded, [], least_side=2 * side), [])
+        ``size``, in CHW. Raises InvalidData for what cannot be decoded."""
+        height, width = self.size
+        image = self._convert(_open(encoded, [], least_side=2 * max(height, width)), [])
         box = box_of(*image.size)
-        return self._pixels(image.resize((side, side), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
+        return self._pixels(image.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
 
     def _pixels(self, image: Image.Image) -> NDArray[np.uint8]:
         array_HW_or_HWC = np.asarray(image, dtype=np.uint8)
@@ -134,20 +151,16 @@ class ImageFormat:
         return image if image.mode == mode else image.convert(mode)  # which copies what is of the mode already
 
     def _fit(self, image: Image.Image, changes: list[str]) -> Image.Image:
-        width, height = image.size
-        if self.image_size is None:
-            if image.size != self.size:
-                assert self.size is not None
-                raise InvalidData(
-                    f"expected {self.size[0]}x{self.size[1]} pixels as in the first image, got {width}x{height}; set "
-                    "the parameter image_size to scale all images to one size"
-                )
-            return image  # ``splits.build`` crops what is not square, whatever the source
-        if width != height:
-            changes.append("cropped to the centred square")
-        if min(width, height) != self.image_size:
-            changes.append(f"scaled to {self.image_size}x{self.image_size} pixels")
-        return ImageOps.fit(image, (self.image_size, self.image_size), Image.Resampling.BILINEAR)
+        (width, height), (final_height, final_width) = image.size, self.size
+        if self.scaled:
+            changes.extend(changes_to(height, width, self.size))
+            return ImageOps.fit(image, (final_width, final_height), Image.Resampling.BILINEAR)
+        if (height, width) != self.size:
+            raise InvalidData(
+                f"expected {final_width}x{final_height} pixels as in the first image, got {width}x{height}; set "
+                "the parameter image_size to scale all images to one size"
+            )
+        return image  # ``splits.build`` crops what is not square, whatever the source
 
 
 def format_of(images: Iterable[tuple[Encoded, str]], params: ImageParams) -> ImageFormat:
@@ -165,11 +178,28 @@ def format_of(images: Iterable[tuple[Encoded, str]], params: ImageParams) -> Ima
         return ImageFormat(
             grey=(params.channels or (1 if first.mode in _GREY else 3)) == 1,
             forced=params.channels is not None,
-            size=first.size if params.image_size is None else None,
-            image_size=params.image_size,
+            size=params.scaled_size or (first.height, first.width),
+            scaled=params.scaled_size is not None,
             background=params.background,
         )
     raise refusal
+
+
+def image_shape(image_format: ImageFormat, classes: int) -> ImageShape:
+    """The shape of a data set's images after ``splits.build``."""
+    channels, height, width = image_format.shape
+    side = min(height, width)
+    return ImageShape(channels, *((height, width) if image_format.scaled else (side, side)), classes)
+
+
+def changes_to(height: int, width: int, size: tuple[int, int]) -> Iterator[str]:
+    """What becomes of an image that is cropped and scaled to the height and width of ``size``."""
+    final_height, final_width = size
+    if height * final_width != width * final_height:
+        shape = "square" if final_height == final_width else f"part with the shape of {final_width}x{final_height}"
+        yield f"cropped to the centred {shape}"
+    if min(height / final_height, width / final_width) != 1:
+        yield f"scaled to {final_width}x{final_height} pixels"
 
 
 def decode_all(
@@ -196,8 +226,8 @@ def decode_mask(encoded: Encoded, where: str, target: ImageFormat, intake: Intak
             if image.mode not in ("L", "P", "1"):
                 raise InvalidData(f"expected a grey or palette image whose pixels are class numbers, got {image.mode}")
             mask = image.convert("L") if image.mode == "1" else image.copy()
-        if target.image_size is not None:
-            mask = ImageOps.fit(mask, (target.image_size, target.image_size), Image.Resampling.NEAREST)
+        if target.scaled:
+            mask = ImageOps.fit(mask, (width, height), Image.Resampling.NEAREST)
         elif mask.size != (width, height):
             raise InvalidData(f"expected {width}x{height} pixels as its image has, got {mask.width}x{mask.height}")
     except (InvalidData, *_UNREADABLE) as error:

@@ -1,8 +1,9 @@
 """Folders of images whose labels are not names of folders: masks beside the images, a table of labels, or no labels.
 
 Masks: ``NAME_mask.png`` beside each image ``NAME.*``, or folders ``images`` and ``masks`` with equal names in both.
-Tables: ``labels.csv`` with a column ``file``, relative to its folder, an optional column ``split``, and one column for
-each class (0 or 1) or value. Masks and images without labels may lie below folders for splits, as classes do.
+Metadata: as ``nas.datasets.metadata``. Tables: ``labels.csv`` with a column ``file``, relative to its folder, an
+optional column ``split``, and one column for each class (0 or 1) or value. Masks and images without labels may lie
+below folders for splits, as classes do.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nas.core.tasks import LabelKind, Labels
 from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mask, format_of, is_image
 from nas.datasets.intake import Intake
 from nas.datasets.labels import check_labels, no_labels
+from nas.datasets.metadata import read_metadata
 from nas.datasets.records import EncodedRecords, FileReader, size_of
 from nas.datasets.splits import SPLIT_NAMES, check_images
 
@@ -77,7 +79,7 @@ def list_files(root: Path, kind: LabelKind, class_names: tuple[str, ...] | None,
     if not root.is_dir():
         raise InvalidData(f"{root}: expected a folder, got a file")
     if kind in ("tags", "values"):
-        rows, names = _read_table(root, intake)
+        rows, names = _read_labels(root, kind, class_names, intake)
     else:
         folders = _split_folders(root)
         if kind == "mask" and class_names is None:
@@ -122,6 +124,26 @@ def _masked(folder: Path, intake: Intake) -> list[_Row]:
     for mask in sorted(masks - set(mask_of.values())):
         intake.problem(f"{mask} is the mask of no image")
     return [(image, mask) for image, mask in mask_of.items() if mask in masks]
+
+
+def _read_labels(
+    root: Path, kind: LabelKind, class_names: tuple[str, ...] | None, intake: Intake
+) -> tuple[dict[str, list[_Row]], tuple[str, ...]]:
+    """From metadata, or from a table where there is none."""
+    metadata = read_metadata(root) if not (root / TABLE).exists() else None
+    if metadata is None:
+        return _read_table(root, intake)
+    if kind == "values":
+        values, names = metadata.values(intake)
+        return {split: [*rows] for split, rows in values.items()}, names
+    classes = metadata.classes(class_names, intake)
+    return {
+        split: [
+            (image.path, [float(k in positions) for k in range(len(classes.names))])
+            for image, positions in zip(images, classes.positions[split], strict=True)
+        ]
+        for split, images in metadata.images.items()
+    }, classes.names
 
 
 def _read_table(root: Path, intake: Intake) -> tuple[dict[str, list[_Row]], tuple[str, ...]]:

@@ -22,7 +22,7 @@ from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.records import ImageRead, Storage
 from nas.core.spec import DataSpec
 from nas.core.tasks import IGNORED, LabelKind, Labels
-from nas.datasets.images import SizeParams
+from nas.datasets.images import SizeParams, changes_to
 from nas.datasets.intake import Intake
 from nas.datasets.labels import label_kind, no_labels
 from nas.datasets.limits import SMALL_BYTES, check_expansion, check_memory
@@ -32,9 +32,9 @@ from nas.datasets.splits import (
     check_class_count,
     check_images,
     existing_path,
+    final_size,
     numbered_classes,
     parse_params,
-    square_shape,
 )
 
 _Keys = tuple[str, str]  # images and labels
@@ -116,9 +116,8 @@ def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the header of the images and from the labels."""
     source, params, kind = _read(spec, _Archive.placeholder), parse_params(NpzParams, spec), label_kind(spec)
     _, channels, height, width = source.images.images_NCHW.shape
-    if params.image_size is not None:
-        height = width = params.image_size
-    return square_shape(channels, height, width, check_class_count(source.class_names, kind))
+    height, width = params.scaled_size or final_size(height, width, params)
+    return ImageShape(channels, height, width, check_class_count(source.class_names, kind))
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:
@@ -142,7 +141,7 @@ def _read(spec: DataSpec, read: Callable[[_Archive, str], NDArray[np.generic]]) 
                 _check_header(where, stored, _as_labels(archive.placeholder(labels_key), kind), kind)
                 labels = _as_labels(archive.array(labels_key), kind)
             images = check_images(where, _as_NCHW(images_key, read(archive, images_key), params), labels, kind)
-            return images if read is _Archive.placeholder else _scaled(images, params.image_size, intake)
+            return images if read is _Archive.placeholder else _scaled(images, params.scaled_size, intake)
 
         splits = {name: split(*pair) for name, pair in keys.pairs.items()}
         names = _class_names(archive, params, [s.labels for s in splits.values()], kind)
@@ -172,7 +171,7 @@ class NpzRecords:
             for first, images in archive.parts(key, start, stop):
                 stored = np.ascontiguousarray(_as_NCHW(key, images, self.params), dtype=np.uint8)
                 part = Split(stored, np.zeros(len(stored), dtype=np.int64))
-                scaled_NCHW = _scaled(part, self.params.image_size, intake).array_NCHW
+                scaled_NCHW = _scaled(part, self.params.scaled_size, intake).array_NCHW
                 changes = tuple(conversion.change for conversion in intake.conversions)
                 for at, image_CHW in enumerate(scaled_NCHW, start=first):
                     yield ImageRead(f"{self.path}: {key}, image {at}", image_CHW, changes)
@@ -189,32 +188,30 @@ def records(spec: DataSpec) -> NpzRecords:
     splits = {"train": source.images, "val": source.val, "test": source.test}
     labels = {name: split.labels for name, split in splits.items() if split is not None}
     _, channels, height, width = source.images.images_NCHW.shape
-    side = params.image_size
-    shape = (channels, side or height, side or width)
+    shape = (channels, *(params.scaled_size or final_size(height, width, params)))
     return NpzRecords(path, keys, labels, source.class_names, shape, params, tuple(source.intake.unused))
 
 
-def _scaled(images: Split, side: int | None, intake: Intake) -> Split:
-    """Cropped to the centred square and scaled as images in files are; without a ``side`` as they are."""
+def _scaled(images: Split, size: tuple[int, int] | None, intake: Intake) -> Split:
+    """Cropped and scaled to a height and width as images in files are; without a ``size`` as they are."""
     _, channels, height, width = images.images_NCHW.shape
-    if side is None or (height, width) == (side, side):
+    if size is None or (height, width) == size:
         return images
-    if height != width:
-        intake.converted("cropped to the centred square", len(images))
-    if min(height, width) != side:
-        intake.converted(f"scaled to {side}x{side} pixels", len(images))
-    check_memory(f"{len(images)} images", len(images) * channels * side * side)
-    scaled_NCHW = np.empty((len(images), channels, side, side), dtype=np.uint8)
+    for change in changes_to(height, width, size):
+        intake.converted(change, len(images))
+    check_memory(f"{len(images)} images", len(images) * channels * size[0] * size[1])
+    scaled_NCHW = np.empty((len(images), channels, *size), dtype=np.uint8)
     for image_CHW, scaled_CHW in zip(images.array_NCHW, scaled_NCHW, strict=True):
         for plane_HW, scaled_HW in zip(image_CHW, scaled_CHW, strict=True):
             plane = Image.fromarray(np.ascontiguousarray(plane_HW))
-            scaled_HW[:] = np.asarray(ImageOps.fit(plane, (side, side), Image.Resampling.BILINEAR))
-    return Split(scaled_NCHW, _scaled_masks(images.labels, side) if images.labels.ndim == 3 else images.labels)
+            scaled_HW[:] = np.asarray(ImageOps.fit(plane, (size[1], size[0]), Image.Resampling.BILINEAR))
+    return Split(scaled_NCHW, _scaled_masks(images.labels, size) if images.labels.ndim == 3 else images.labels)
 
 
-def _scaled_masks(mask_NHW: Labels, side: int) -> Labels:
-    scaled = [ImageOps.fit(Image.fromarray(mask_HW), (side, side), Image.Resampling.NEAREST) for mask_HW in mask_NHW]
-    return np.array([np.asarray(mask) for mask in scaled], dtype=np.uint8).reshape(len(mask_NHW), side, side)
+def _scaled_masks(mask_NHW: Labels, size: tuple[int, int]) -> Labels:
+    width_height = (size[1], size[0])
+    scaled = [ImageOps.fit(Image.fromarray(mask_HW), width_height, Image.Resampling.NEAREST) for mask_HW in mask_NHW]
+    return np.array([np.asarray(mask) for mask in scaled], dtype=np.uint8).reshape(len(mask_NHW), *size)
 
 
 class _Archive:

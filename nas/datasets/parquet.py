@@ -17,7 +17,7 @@ from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.spec import DataSpec
 from nas.core.tasks import LabelKind, Labels
-from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mask, format_of
+from nas.datasets.images import ImageFormat, ImageParams, decode_all, decode_mask, format_of, image_shape
 from nas.datasets.intake import Intake
 from nas.datasets.labels import check_labels, label_kind, no_labels
 from nas.datasets.limits import check_memory
@@ -31,7 +31,6 @@ from nas.datasets.splits import (
     existing_path,
     numbered_classes,
     parse_params,
-    square_shape,
 )
 from nas.datasets.tables import TableFile, TableReader, table_files
 
@@ -75,7 +74,7 @@ def describe(spec: DataSpec) -> ImageShape:
     params, parts = parse_params(ParquetParams, spec), _shards(spec)
     kind = label_kind(spec)
     classes = check_class_count(_class_names(params, parts, kind), kind)
-    return square_shape(*format_of(_present(parts["train"], params), params).shape, classes)
+    return image_shape(format_of(_present(parts["train"], params), params), classes)
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:

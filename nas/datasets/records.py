@@ -11,7 +11,7 @@ from nas.core.errors import InvalidData
 from nas.core.ports import Split
 from nas.core.records import ImageRead, Storage
 from nas.core.tasks import LabelKind, Labels
-from nas.datasets.images import Encoded, ImageFormat, decode_all
+from nas.datasets.images import Encoded, ImageFormat, decode_all, image_shape
 from nas.datasets.intake import Intake
 from nas.datasets.splits import Source, check_images
 
@@ -53,7 +53,8 @@ class EncodedRecords:
     @property
     def shape(self) -> tuple[int, int, int]:
         """As ``RecordSource``."""
-        return self.image_format.shape
+        shape = image_shape(self.image_format, len(self.class_names))
+        return shape.channels, shape.height, shape.width
 
     def read(self, split: str, start: int, stop: int, storage: Storage) -> Iterator[ImageRead]:
         """As ``RecordSource``."""

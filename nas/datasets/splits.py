@@ -61,6 +61,11 @@ class SplitParams(BaseModel):
             raise ValueError("expected val_fraction + test_fraction below 1, so that training images are left")
         return self
 
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether images stay as they are read; else those that are not square are cropped to the centred square."""
+        return False
+
 
 @dataclass(frozen=True)
 class Source:
@@ -145,9 +150,10 @@ def check_class_count(class_names: Sequence[str], kind: LabelKind = "class") -> 
 def build(name: str, source: Source, params: SplitParams, seed: int, task: str = DEFAULT_TASK) -> Dataset:
     """The data set for a task. Missing splits are drawn from the undivided images, stratified, shuffled by ``seed``.
 
-    Images that are not square are cropped to the centred square. The content hash covers the three splits as used:
-    equal hashes mean equal splits, so weights trained on one are never validated on images they have seen. Raises
-    InvalidData with all problems: classes that are empty in a split, shapes that differ, images without content.
+    Images that are not square are cropped to the centred square unless ``params`` say otherwise. The content hash
+    covers the three splits as used: equal hashes mean equal splits, so weights trained on one are never validated on
+    images they have seen. Raises InvalidData with all problems: classes that are empty in a split, shapes that differ,
+    images without content.
     """
     kind, intake = load_task(task).labels, source.intake
     classes = check_class_count(source.class_names, kind)
@@ -157,9 +163,11 @@ def build(name: str, source: Source, params: SplitParams, seed: int, task: str =
     small = small_classes(labels, source.class_names, params) if kind == "class" else ()
     intake.require_usable([*_part_problems(own_splits, source, kind), *small])
     inputs = sum(len(split) for split in own_splits.values()) + len(intake.skipped)
-    squares = {name: cropped_to_square(split, intake) for name, split in own_splits.items()}
+    _, *read_size = source.images.images_NCHW.shape[1:]
+    size = final_size(read_size[0], read_size[1], params)
+    cropped = {name: cropped_to(split, size, intake) for name, split in own_splits.items()}
     rows = split_rows(labels, source.class_names, kind, params, seed)
-    splits = {name: _take(squares[own], at) for name, (own, at) in rows.items()}
+    splits = {name: _take(cropped[own], at) for name, (own, at) in rows.items()}
     if kind == "class":
         names = source.class_names
         intake.require_usable(p for part, s in splits.items() for p in missing_classes(part, s.labels, names))
@@ -196,23 +204,27 @@ def class_weights(params: SplitParams, labels: Labels, kind: LabelKind, classes:
     return tuple((count_K.sum() / (classes * count_K)).tolist())
 
 
-def square_shape(channels: int, height: int, width: int, classes: int) -> ImageShape:
-    """The shape of images after ``build`` has cropped them."""
+def final_size(height: int, width: int, params: SplitParams) -> tuple[int, int]:
+    """Height and width of images of a size after ``build``."""
     side = min(height, width)
-    return ImageShape(channels, side, side, classes)
+    return (height, width) if params.keeps_shape else (side, side)
 
 
-def cropped_to_square(split: Split, intake: Intake) -> Split:
-    """The centred squares of images that are not square."""
+def cropped_to(split: Split, size: tuple[int, int], intake: Intake) -> Split:
+    """The centres of images, of the height and width of ``size``."""
     height, width = split.images_NCHW.shape[2:]
-    side = min(height, width)
-    if height == width:
+    if (height, width) == size:
         return split
-    top, left = (height - side) // 2, (width - side) // 2
     intake.converted(f"cropped from {width}x{height} pixels to the centred square", len(split))
-    rows, columns = slice(top, top + side), slice(left, left + side)
+    rows, columns = centre(height, size[0]), centre(width, size[1])
     labels = split.labels[:, rows, columns] if split.labels.ndim == 3 else split.labels  # masks
     return Split(split.array_NCHW[:, :, rows, columns], labels)
+
+
+def centre(length: int, kept: int) -> slice:
+    """The middle ``kept`` of ``length`` pixels."""
+    start = (length - kept) // 2
+    return slice(start, start + kept)
 
 
 def split_rows(

@@ -29,7 +29,6 @@ from nas.datasets.splits import (
     existing_path,
     numbered_classes,
     parse_params,
-    square_shape,
 )
 
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".tif", ".tiff", ".gif")
@@ -83,7 +82,7 @@ class TarReader:
 def describe(spec: DataSpec) -> ImageShape:
     """The shape, from the members' names, the labels and the first image that can be decoded."""
     listed = records(spec)
-    return square_shape(*listed.shape, check_class_count(listed.class_names, label_kind(spec, "class", "none")))
+    return ImageShape(*listed.shape, check_class_count(listed.class_names, label_kind(spec, "class", "none")))
 
 
 def load(spec: DataSpec, seed: int) -> Dataset:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
 from functools import cached_property
 from typing import TypeVar
 
 from pydantic import BaseModel
 
 from nas.core.arch import Arch, Decision, Floats, Genes
+from nas.core.errors import InvalidSpec
 from nas.core.graph import GraphEncoding
 from nas.core.layers import MapShape
 from nas.core.network import Network
@@ -18,11 +21,18 @@ from nas.spaces.block_chain import BlockChain
 from nas.spaces.chain_relaxation import ChainRelaxation
 
 P = TypeVar("P", bound=BaseModel)
+MapSize = tuple[int, int]  # height and width
+_NARROWEST = 4  # pixels
+
+
+def strided(sizes: Sequence[MapSize], stride: int) -> tuple[MapSize, ...]:
+    """The sizes of maps after a layer with this stride."""
+    return tuple((-(-height // stride), -(-width // stride)) for height, width in sizes)
 
 
 class ChainSpace(DescribedSpace[P]):
-    """A space of the networks of ``chain``, the same for data of every size: the first decision is the side of the
-    image, unless a space overrides ``input_shape``."""
+    """A space of the networks of ``chain``, the same for data of every size: the first decision is the height of the
+    image, unless a space overrides ``input_shape``; its width follows from the shape of the data's images."""
 
     @property
     @abstractmethod
@@ -36,13 +46,25 @@ class ChainSpace(DescribedSpace[P]):
 
     @cached_property
     def id(self) -> str:
-        """Name plus a hash over parameters, input channels and classes."""
-        return space_id(self.name, self.params, self.shape.channels, self.shape.classes)
+        """Name plus a hash over parameters, input channels and classes, and the shape of images that are not square."""
+        ratio = Fraction(self.shape.width, self.shape.height)
+        shape = () if ratio == 1 else (str(ratio),)
+        return space_id(self.name, self.params, self.shape.channels, self.shape.classes, *shape)
+
+    def size_of(self, resolution: int) -> MapSize:
+        """Height and width of images of a ``resolution``. Raises InvalidSpec where the width is less than a layer can
+        read."""
+        width = round(resolution * self.shape.width / self.shape.height)
+        if width < _NARROWEST:
+            raise InvalidSpec(
+                f"resolution {resolution}: expected a width of at least {_NARROWEST} pixels, got {width} for images "
+                f"with the shape of {self.shape.width}x{self.shape.height}"
+            )
+        return resolution, width
 
     def input_shape(self, arch: Arch) -> MapShape:
         """(channels, height, width) of the input this network takes."""
-        resolution = int(self.decisions[0].choices[arch.genes[0]])
-        return (self.shape.channels, resolution, resolution)
+        return (self.shape.channels, *self.size_of(int(self.decisions[0].choices[arch.genes[0]])))
 
     def network(self, arch: Arch) -> Network:
         """The description of one network."""

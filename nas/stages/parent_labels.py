@@ -12,6 +12,7 @@ from torch import nn
 
 from nas.core.arch import Arch
 from nas.core.errors import InvalidSpec
+from nas.core.images import Resolution
 from nas.core.ports import BlobStore, Dataset, Problem, Split
 from nas.core.tasks import Labels
 from nas.datasets.limits import check_memory
@@ -66,14 +67,14 @@ def parent_labels(problem: Problem, torch_device: str) -> ParentLabels:
         raise InvalidSpec(f"data.task: {name} expects a space of a model of yours, got {problem.space.name}")
     arch = Arch(problem.space.id, genes)
     module = problem.space.supernet(problem.spec.seed).subnet(arch).to(torch.device(torch_device)).eval()
-    pipeline, resolution = Pipeline.of(problem, torch_device), problem.space.input_shape(arch)[1]
+    pipeline, resolution = Pipeline.of(problem, torch_device), problem.space.input_shape(arch)[1:]
     data = problem.data
     train, val, test = (_outputs(module, pipeline, s, resolution) for s in (data.train, data.val, data.test))
     return ParentLabels(train, val, test)
 
 
 @torch.no_grad()
-def _outputs(module: nn.Module, pipeline: Pipeline, split: Split, resolution: int) -> Labels:
+def _outputs(module: nn.Module, pipeline: Pipeline, split: Split, resolution: Resolution) -> Labels:
     """All outputs of each image in a row, float32 (N, T)."""
     batches: list[Labels] = []
     for x_BCHW, _ in pipeline.plain(split, resolution, batch=100):

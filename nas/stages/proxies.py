@@ -51,7 +51,7 @@ class ProxyScorer:
     def __call__(self, arch: Arch) -> list[float]:
         """One score per proxy, larger is better; -inf where a proxy gives a network up."""
         costs = self.problem.space.costs(np.array([arch.genes]))
-        resolution = self.problem.space.input_shape(arch)[1]
+        resolution = self.problem.space.input_shape(arch)[1:]
         ((x_BCHW, y),) = self._pipeline.rows(self.problem.data.train, self._rows, resolution, len(self._rows))
         module = self._net.subnet(arch)
         scores = [

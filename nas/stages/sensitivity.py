@@ -247,7 +247,7 @@ class DistortionMeter:
 
     def inputs(self, arch: Arch) -> Iterator[Tensor]:
         """The normalised images at a network's resolution, in batches (B, C, H, W)."""
-        resolution = self._problem.space.input_shape(arch)[1]
+        resolution = self._problem.space.input_shape(arch)[1:]
         return (x for x, _ in self._pipeline.rows(self._problem.data.train, self._rows, resolution, _IMAGES_AT_ONCE))
 
     @torch.no_grad()

@@ -185,7 +185,7 @@ class SplitStage:
         def batch(arch: Arch, repeat: int) -> tuple[torch.Tensor, torch.Tensor]:
             order = rng(problem.spec.seed, Stream.MATCHING_BATCH, repeat).permutation(len(train))
             rows = order[: self.batch_size].astype(np.int64)
-            return pipeline.augmented(train, rows, problem.space.input_shape(arch)[1], repeat)
+            return pipeline.augmented(train, rows, problem.space.input_shape(arch)[1:], repeat)
 
         return batch
 

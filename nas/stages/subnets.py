@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import torch
 from torch import nn
@@ -66,7 +67,7 @@ class Subnets:
     def recalibrate(self, module: nn.Module, arch: Arch) -> None:
         """Gives a module the batch statistics of training images and leaves it in eval mode."""
         resolution = self.resolution(arch)
-        batch = max(64, min(256, 2**19 // resolution**2))  # larger batches of large images are slow on a CPU
+        batch = max(64, min(256, 2**19 // prod(resolution)))  # larger batches of large images are slow on a CPU
         recalibrate(module, (x for x, _ in self.pipeline.plain(self.calibration, resolution, batch)))
 
     def with_normalisation(self, module: nn.Module) -> nn.Module:
@@ -76,9 +77,9 @@ class Subnets:
         network = module if scale is None else InUnits(module, scale.mean, scale.std)
         return Normalised(network, self.pipeline.mean, self.pipeline.std)
 
-    def resolution(self, arch: Arch) -> int:
+    def resolution(self, arch: Arch) -> tuple[int, int]:
         """Input height and width of this network."""
-        return space_of(self.problem, arch).input_shape(arch)[1]
+        return space_of(self.problem, arch).input_shape(arch)[1:]
 
     def score(self, module: nn.Module, arch: Arch, split: Split) -> TaskScores:
         """How good a cut subnet is over a split."""

@@ -72,7 +72,7 @@ def _parent(problem: Problem, device: str) -> Teacher:
     arch = Arch(problem.space.id, tuple(genes))
     module = problem.space.supernet(problem.spec.seed).subnet(arch).eval().to(torch.device(device))
     pipeline = Pipeline.of(problem, device)
-    return Teacher(module, problem.space.input_shape(arch)[1], pipeline.preprocessing)
+    return Teacher(module, problem.space.input_shape(arch)[1:], pipeline.preprocessing)
 
 
 def _of_another_search(problem: Problem, model: TeacherModel, blobs: BlobStore, device: str) -> Teacher:

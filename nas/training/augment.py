@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from nas.core.images import ChannelStats, stats_of_counts
+from nas.core.images import ChannelStats, Resolution, height_and_width, stats_of_counts
 
 SampleMode = Literal["bilinear", "nearest"]
 
@@ -39,11 +39,12 @@ class Augmentation:
         return cutout(x_BCHW, generator, self.cutout) if self.cutout > 0 else x_BCHW
 
     def apply_to_masks(
-        self, mask_BHW: torch.Tensor, generator: torch.Generator, resolution: int, *, flip: bool
+        self, mask_BHW: torch.Tensor, generator: torch.Generator, resolution: Resolution, *, flip: bool
     ) -> torch.Tensor:
         """Masks of class numbers, cropped and moved as images of ``resolution`` by a generator of the same seed; each
-        pixel has the class of the nearest. Shape (B, resolution, resolution), same type."""
-        mask_B1HW = F.interpolate(mask_BHW[:, None].float(), size=(resolution, resolution), mode="nearest-exact")
+        pixel has the class of the nearest. Shape (B, H, W) of that resolution, same type."""
+        size = height_and_width(resolution)
+        mask_B1HW = F.interpolate(mask_BHW[:, None].float(), size=size, mode="nearest-exact")
         return self._move(mask_B1HW, generator, flip, "nearest")[:, 0].to(mask_BHW.dtype)
 
     def _move(self, x_BCHW: torch.Tensor, generator: torch.Generator, flip: bool, mode: SampleMode) -> torch.Tensor:
@@ -82,9 +83,9 @@ def channel_stats(images_NCHW: NDArray[np.uint8]) -> ChannelStats:
 
 
 def to_float(
-    images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float], resolution: int | None = None
+    images_NCHW: torch.Tensor, mean: Sequence[float], std: Sequence[float], resolution: Resolution | None = None
 ) -> torch.Tensor:
-    """uint8 images as normalised floats of ``resolution`` x ``resolution`` pixels; None keeps their size."""
+    """uint8 images as normalised floats of a resolution; None keeps their size."""
     shape = (1, -1, 1, 1)
     mean_1C11 = torch.tensor(mean, dtype=torch.float32, device=images_NCHW.device).view(shape)
     std_1C11 = torch.tensor(std, dtype=torch.float32, device=images_NCHW.device).view(shape)
@@ -92,11 +93,12 @@ def to_float(
     return x_BCHW if resolution is None else resize(x_BCHW, resolution)
 
 
-def resize(x_BCHW: torch.Tensor, resolution: int) -> torch.Tensor:
-    """Square images of ``resolution`` pixels, bilinear; shrinking averages what it drops (antialias)."""
-    if x_BCHW.shape[-2:] == (resolution, resolution):
+def resize(x_BCHW: torch.Tensor, resolution: Resolution) -> torch.Tensor:
+    """Images of a resolution, bilinear; shrinking averages what it drops (antialias)."""
+    size = height_and_width(resolution)
+    if x_BCHW.shape[-2:] == size:
         return x_BCHW
-    return F.interpolate(x_BCHW, size=(resolution, resolution), mode="bilinear", antialias=True)
+    return F.interpolate(x_BCHW, size=size, mode="bilinear", antialias=True)
 
 
 def augment(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.core.images import Resolution
 from nas.core.parent import Preprocessing
 from nas.training.augment import resize
 from nas.training.features import classifier_inputs
@@ -66,7 +67,7 @@ class Teacher:
     """A trained network in eval mode, which takes images of ``resolution`` that are normalised by ``preprocessing``."""
 
     module: nn.Module
-    resolution: int
+    resolution: Resolution
     preprocessing: Preprocessing
     answers: TeacherAnswers = field(default_factory=TeacherAnswers)
 

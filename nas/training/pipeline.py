@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nas.core.images import ChannelStats, SplitImages, StoredImages
+from nas.core.images import ChannelStats, Resolution, SplitImages, StoredImages, height_and_width
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset, Problem, Split
 from nas.core.tasks import Labels, load_task
@@ -154,14 +154,14 @@ class Pipeline:
         return RawBatch(self._sent(images.crops(index_B, seed)), self._sent(labels[index_B]), images.cropped)
 
     def augmented(
-        self, split: Split, index_B: Index, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
+        self, split: Split, index_B: Index, resolution: Resolution, seed: int, augmentation: Augmentation = DEFAULT
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised images (B, C, resolution, resolution), augmented, and labels, which move along where they are
+        """Normalised images (B, C, H, W) of a resolution, augmented, and labels, which move along where they are
         masks; ``seed`` decides everything. Where images must stay as they are for their labels, they do."""
         return self.augment(self.read(split, index_B, seed), resolution, seed, augmentation)
 
     def augment(
-        self, batch: RawBatch, resolution: int, seed: int, augmentation: Augmentation = DEFAULT
+        self, batch: RawBatch, resolution: Resolution, seed: int, augmentation: Augmentation = DEFAULT
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As ``augmented``, of images that were read before. Parts of larger images are not cropped once more."""
         generator = torch.Generator(self.device).manual_seed(seed)
@@ -177,7 +177,7 @@ class Pipeline:
         return in_fast_layout(augmentation.apply(x, generator, flip=self.flip)), labels
 
     def plain(
-        self, split: Split, resolution: int, batch: int | None = None
+        self, split: Split, resolution: Resolution, batch: int | None = None
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The whole split in order, normalised, not augmented, in batches of nearly equal size up to ``batch``; None:
         as many as are fast."""
@@ -185,13 +185,13 @@ class Pipeline:
             images_BCHW, labels = self._stored(split, rows)
             yield in_fast_layout(to_float(images_BCHW, self.mean, self.std, resolution)), labels
 
-    def _images_at_once(self, resolution: int) -> int:
+    def _images_at_once(self, resolution: Resolution) -> int:
         """How many images are evaluated fast: on a CPU, activations of large images in large batches leave its
         caches."""
-        return 500 if self.device != "cpu" else max(32, min(500, _PIXELS_AT_ONCE // resolution**2))
+        return 500 if self.device != "cpu" else max(32, min(500, _PIXELS_AT_ONCE // prod(height_and_width(resolution))))
 
     def rows(
-        self, split: Split, index_N: Index, resolution: int, batch: int = 500
+        self, split: Split, index_N: Index, resolution: Resolution, batch: int = 500
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Images of a split by index, otherwise as ``plain``."""
         for part in _even_slices(len(index_N), batch):
@@ -216,9 +216,9 @@ def in_fast_layout(x_BCHW: torch.Tensor) -> torch.Tensor:
     return x_BCHW.contiguous(memory_format=torch.channels_last) if large else x_BCHW
 
 
-def in_fast_weight_layout(module: nn.Module, resolution: int) -> nn.Module:
+def in_fast_weight_layout(module: nn.Module, resolution: Resolution) -> nn.Module:
     """The module itself, with weights in the layout of ``in_fast_layout`` where its images have that."""
-    if resolution < LARGE_IMAGES:
+    if min(height_and_width(resolution)) < LARGE_IMAGES:
         return module
     moved: nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return moved

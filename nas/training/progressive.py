@@ -148,7 +148,7 @@ class Training:
         float32: there is little to gain, and less to measure."""
         candidates, size, images = self._batch(0, 0)
         archs = [drawn[0] for drawn in candidates]
-        if self.space.input_shape(archs[0])[1] < LARGE_IMAGES:
+        if min(self.space.input_shape(archs[0])[1:]) < LARGE_IMAGES:
             return
         mixed = {part: images(part) for part in self._trainer.micro_batches(size)}
         self._net.train()
@@ -276,7 +276,7 @@ class Training:
         recipe, loader = self.recipe, self._loaders[p]
         candidates, dropout_seed, augment_seed = self._draw(p, step)
         position = Position(*divmod(step, loader.per_epoch))
-        resolution = self.space.input_shape(candidates[0][0])[1]
+        resolution = self.space.input_shape(candidates[0][0])[1:]
 
         def images(part: MicroBatch) -> MixedImages:
             torch.manual_seed(part.seed(dropout_seed))  # dropout only; augmentation has its own generator

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from nas.core.errors import Diverged
+from nas.core.images import Resolution, height_and_width
 from nas.core.ports import Dataset
 from nas.core.rng import Stream, derive_seed, rng
 from nas.core.tuning import Trial, TrialState
@@ -57,7 +58,7 @@ class BatchOrigin:
     rows: tuple[int, ...]
     crop_seed: int
     augment_seed: int
-    resolution: int
+    resolution: Resolution
     augmentation: Augmentation
     mixup: float
 
@@ -69,7 +70,7 @@ class StandaloneTrainer:
     def __init__(
         self,
         module: nn.Module,
-        resolution: int,
+        resolution: Resolution,
         data: Dataset,
         pipeline: Pipeline,
         recipe: StandaloneRecipe,
@@ -80,7 +81,7 @@ class StandaloneTrainer:
         self.module = in_fast_weight_layout(module, resolution)
         self._int8_layers: list[nn.Conv2d | nn.Linear] = []
         if recipe.quantised_epochs:
-            x_BCHW = torch.zeros(2, data.shape.channels, resolution, resolution, device=pipeline.device)
+            x_BCHW = torch.zeros(2, data.shape.channels, *height_and_width(resolution), device=pipeline.device)
             self._int8_layers = selected_layers(layers_in_order(module, x_BCHW), int8)
         self._loader = BatchLoader(pipeline, data.train, recipe.batch_size, seed)
         self.per_epoch = self._loader.per_epoch
@@ -141,7 +142,7 @@ class StandaloneTrainer:
 
     def choose_precision(self, clock: Callable[[], float]) -> None:
         """Compute in the precision in which the first step is faster; small images stay float32."""
-        if self._resolution < LARGE_IMAGES:
+        if min(height_and_width(self._resolution)) < LARGE_IMAGES:
             return
         size, images = self._batch(0, 0)
         mixed = {part: images(part) for part in self._trainer.micro_batches(size)}
@@ -183,8 +184,9 @@ class StandaloneTrainer:
         """How many images a step has, and these images in parts, as large as the student or its teacher takes them."""
         recipe = self._recipe
         dropout_seed, augment_seed = rng(self._seed, Stream.TRAINING_STEP, epoch, i).integers(2**62, size=2).tolist()
-        resolution = max(self._resolution, self._teacher.resolution if self._teacher is not None else 0)
-
+        resolution = self._resolution
+        if self._teacher is not None:
+            resolution = max(resolution, self._teacher.resolution, key=lambda size: math.prod(height_and_width(size)))
         position = Position(epoch, i)
 
         def images(part: MicroBatch) -> MixedImages:

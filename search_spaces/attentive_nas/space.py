@@ -21,7 +21,7 @@ from nas.core.network import NetworkNode
 from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
-from nas.spaces.chain_space import ChainSpace
+from nas.spaces.chain_space import ChainSpace, MapSize, strided
 from search_spaces.inverted_residual import InvertedResidual
 from search_spaces.presets import resolved
 
@@ -156,6 +156,7 @@ ATTENTIVE_NAS = SearchSpaceType(
     build,
     tuple(PRESETS),
     published={name: {"preset": "imagenet"} for name in PUBLISHED},
+    any_shape=True,
 )
 _PER_STAGE = 4  # genes: width, depth, kernel, expand
 
@@ -207,12 +208,12 @@ class AttentiveNAS(ChainSpace[SpaceParams]):
     def chain(self) -> BlockChain:
         """Stem, the blocks of each stage, head."""
         c = self.config
-        maps = tuple(-(-resolution // c.stem_stride) for resolution in c.resolutions)
+        maps = strided([self.size_of(resolution) for resolution in c.resolutions], c.stem_stride)
         blocks, width_gene, widths = [ChainBlock("stem", (0, 1), self._stem)], 1, c.stem
         for s, stage in enumerate(c.stages):
             start = 2 + s * _PER_STAGE
             first = _stage_block(stage, maps, stage.stride, widths)
-            maps = tuple(-(-size // stage.stride) for size in maps)
+            maps = strided(maps, stage.stride)
             later = _stage_block(stage, maps, 1, None)
             for b in range(stage.depths[-1]):
                 own = (start, start + 2, start + 3)
@@ -228,15 +229,15 @@ class AttentiveNAS(ChainSpace[SpaceParams]):
 
     def _stem(self, _: str, source: str, choices: tuple[int, ...]) -> list[NetworkNode]:
         c, resolution = self.config, self.config.resolutions[choices[0]]
-        image = (self.shape.channels, resolution, resolution)
+        image = (self.shape.channels, *self.size_of(resolution))
         return [Conv2d("stem", (source,), image, c.stem[choices[1]], 3, c.stem_stride, activation=_SWISH)]
 
-    def _head(self, maps: Sequence[int], widths: Sequence[int]) -> NodeFactory:
+    def _head(self, maps: Sequence[MapSize], widths: Sequence[int]) -> NodeFactory:
         c, classes = self.config, self.shape.classes
 
         def nodes(_: str, source: str, choices: tuple[int, ...]) -> list[NetworkNode]:
             resolution, width, hidden_width = choices
-            shape = (widths[width], maps[resolution], maps[resolution])
+            shape = (widths[width], *maps[resolution])
             final = Conv2d("final", (source,), shape, c.final_expand * shape[0], 1, activation=_SWISH)
             pool = GlobalAveragePool("pool", (final.name,), final.out_shape)
             hidden = Linear("hidden", (pool.name,), pool.out_shape, c.head[hidden_width], bias=False, activation=_SWISH)
@@ -246,7 +247,7 @@ class AttentiveNAS(ChainSpace[SpaceParams]):
 
 
 def _stage_block(
-    stage: ElasticStage, maps: Sequence[int], stride: int, widths_before: Sequence[int] | None
+    stage: ElasticStage, maps: Sequence[MapSize], stride: int, widths_before: Sequence[int] | None
 ) -> NodeFactory:
     """Blocks by resolution, width of the previous stage (None: the own width), own width, kernel and expansion."""
 
@@ -264,6 +265,6 @@ def _stage_block(
             always_expands=stage.expands != (1,),
             is_always_residual=True,
         )
-        return block.nodes(name, source, (c_in, size, size))
+        return block.nodes(name, source, (c_in, *size))
 
     return nodes

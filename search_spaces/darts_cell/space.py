@@ -64,6 +64,7 @@ DARTS_CELL = SearchSpaceType(
     CELLS,
     relaxed=True,
     published={name: {"preset": "evaluation"} for name in PUBLISHED},
+    any_shape=True,
 )
 
 

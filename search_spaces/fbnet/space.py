@@ -64,7 +64,8 @@ class FBNetStage(BaseModel):
 
 
 class SpaceParams(BaseModel):
-    """Everything that sizes the space. ``resolution``: of the input; ``final``: channels of the last convolution."""
+    """Everything that sizes the space. ``resolution``: height of the input; ``final``: channels of the last
+    convolution."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     resolution: int = Field(ge=4, le=2048)
@@ -164,6 +165,7 @@ FBNET = SearchSpaceType(
     tuple(PRESETS),
     relaxed=True,
     published={name: {"preset": preset} for preset, networks in PUBLISHED.items() for name in networks},
+    any_shape=True,
 )
 
 
@@ -187,8 +189,8 @@ class FBNet(RelaxedChainSpace[SpaceParams]):
         return genes_NG.copy()
 
     def input_shape(self, arch: Arch) -> MapShape:
-        """(channels, resolution, resolution)."""
-        return (self.shape.channels, self.config.resolution, self.config.resolution)
+        """(channels, resolution, width in the shape of the data's images)."""
+        return (self.shape.channels, *self.size_of(self.config.resolution))
 
     @cached_property
     def published(self) -> Mapping[str, tuple[int, ...]]:

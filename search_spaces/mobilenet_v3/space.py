@@ -25,7 +25,7 @@ from nas.core.plugins import SearchSpaceType
 from nas.core.ports import ImageShape
 from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
 from nas.spaces.chain_relaxation import ChainRelaxation
-from nas.spaces.chain_space import RelaxedChainSpace
+from nas.spaces.chain_space import MapSize, RelaxedChainSpace, strided
 from search_spaces.inverted_residual import InvertedResidual, divisible
 from search_spaces.presets import preset_of
 
@@ -169,6 +169,7 @@ MOBILENET_V3 = SearchSpaceType(
     tuple(PRESETS),
     relaxed=True,
     published={"MobileNetV3-Large": {"preset": "imagenet", "expands": [2.3, 2.5, 3, 4, 6]}},
+    any_shape=True,
 )
 
 
@@ -248,14 +249,14 @@ class MobileNetV3(RelaxedChainSpace[SpaceParams]):
     def chain(self) -> BlockChain:
         """Stem, the blocks of each stage, head."""
         c = self.config
-        maps = tuple(-(-resolution // c.stem_stride) for resolution in c.resolutions)
+        maps = strided([self.size_of(resolution) for resolution in c.resolutions], c.stem_stride)
         blocks = [ChainBlock("stem", (0,), self._stem)]
         before: tuple[int, ...] = ()  # position of the gene of the previous width, if it can be chosen
         widths: tuple[int, ...] = (c.stem,)
         for s, stage in enumerate(c.stages):
             start = self._start(s)
             first = self._stage_block(stage, maps, stage.stride, widths)
-            maps = tuple(-(-size // stage.stride) for size in maps)
+            maps = strided(maps, stage.stride)
             later = self._stage_block(stage, maps, 1, None)
             for b in range(c.depths[-1]):
                 genes = (0, *(before if b == 0 else ()), start, start + 2 + 2 * b, start + 3 + 2 * b)
@@ -270,14 +271,14 @@ class MobileNetV3(RelaxedChainSpace[SpaceParams]):
 
     def _stem(self, _: str, source: str, choices: tuple[int, ...]) -> list[NetworkNode]:
         c, resolution = self.config, self.config.resolutions[choices[0]]
-        image = (self.shape.channels, resolution, resolution)
+        image = (self.shape.channels, *self.size_of(resolution))
         stem = Conv2d("stem", (source,), image, c.stem, 3, c.stem_stride, activation="hswish")
         depthwise = Conv2d("first.depthwise", ("stem",), stem.out_shape, c.stem, 3, groups=c.stem, activation="relu")
         project = Conv2d("first.project", (depthwise.name,), depthwise.out_shape, c.stem, 1, residual="stem")
         return [stem, depthwise, project]
 
     def _stage_block(
-        self, stage: StageParams, maps: Sequence[int], stride: int, widths_before: Sequence[int] | None
+        self, stage: StageParams, maps: Sequence[MapSize], stride: int, widths_before: Sequence[int] | None
     ) -> NodeFactory:
         """Blocks by resolution, previous width where there is a choice of it, own width, kernel and expansion.
         ``widths_before``: of the previous stage; None: the own width."""
@@ -287,17 +288,17 @@ class MobileNetV3(RelaxedChainSpace[SpaceParams]):
             resolution, *previous, width, kernel, expand = choices
             c_out, size = divisible(stage.width * c.widths[width]), maps[resolution]
             c_in = c_out if widths_before is None else widths_before[previous[0] if previous else 0]
-            shape = (c_in, size, size)
+            shape = (c_in, *size)
             return inverted_residual(name, source, shape, c_out, stride, c.kernels[kernel], c.expands[expand], stage)
 
         return nodes
 
-    def _head(self, maps: Sequence[int], widths: Sequence[int]) -> NodeFactory:
+    def _head(self, maps: Sequence[MapSize], widths: Sequence[int]) -> NodeFactory:
         c, classes = self.config, self.shape.classes
 
         def nodes(_: str, source: str, choices: tuple[int, ...]) -> list[NetworkNode]:
             resolution, width = choices
-            shape = (widths[width], maps[resolution], maps[resolution])
+            shape = (widths[width], *maps[resolution])
             final = Conv2d("final", (source,), shape, c.final, 1, activation="hswish")
             pool = GlobalAveragePool("pool", (final.name,), final.out_shape)
             hidden = Linear("hidden", (pool.name,), pool.out_shape, c.hidden, bias=False, activation="hswish")

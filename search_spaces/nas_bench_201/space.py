@@ -79,6 +79,7 @@ NAS_BENCH_201 = SearchSpaceType(
     CELLS,
     relaxed=True,
     published={"ResNet": {}},
+    any_shape=True,
 )
 
 

@@ -59,6 +59,7 @@ RESNET20_DOWNSAMPLING = SearchSpaceType(
     build,
     tuple(PRESETS),
     published={"ResNet-20": {"preset": "resnet20"}},
+    any_shape=True,
 )
 
 

@@ -51,6 +51,11 @@ SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
     ("fbnet", {"preset": "digits", "resolution": 9, "stem_stride": 2}, ImageShape(3, 8, 8, 7)),
     ("resnet20_downsampling", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     ("resnet20_downsampling", {"channels": 4, "blocks": 2}, ImageShape(3, 9, 7, 5)),
+    ("mobilenet_v3", {"preset": "digits", "resolutions": [5, 7], "depths": [1, 2]}, ImageShape(3, 10, 16, 7)),
+    ("attentive_nas", {"preset": "digits", "resolutions": [5, 7], "stem_stride": 2}, ImageShape(3, 12, 9, 7)),
+    ("fbnet", {"preset": "digits", "resolution": 9, "stem_stride": 2}, ImageShape(3, 9, 15, 7)),
+    ("nas_bench_201", {"preset": "digits"}, ImageShape(3, 9, 14, 10)),
+    ("darts_cell", {"preset": "digits"}, ImageShape(1, 9, 14, 10)),
 ]
 
 

@@ -99,7 +99,7 @@ def test_the_largest_network_teaches_with_the_weights_of_the_supernet(blobs: Fol
     net = p.space.supernet(7)
     teacher = load_teacher(p, blobs, "cpu", net)
     assert teacher is not None
-    assert teacher.resolution == p.space.input_shape(largest(p.space))[1]
+    assert teacher.resolution == p.space.input_shape(largest(p.space))[1:]
     expected = net.subnet(largest(p.space)).state_dict()
     named = dict(teacher.module.named_parameters())
     assert all(torch.equal(tensor, expected[name]) for name, tensor in named.items())

@@ -27,11 +27,17 @@ _CHUNK = 256  # images that are read at a time where all are
 @dataclass(frozen=True)
 class Crops:
     """What is read of encoded images. ``least_area``: the share of an image that a training crop has at least;
-    ``eval_side``: the side of the evaluated square as a share of the image's shorter side."""
+    ``eval_side``: the sides of the evaluated part as a share of the largest one of its shape."""
 
     image_format: ImageFormat
     least_area: float
     eval_side: float
+
+    @property
+    def shape_ratio(self) -> float:
+        """Width over height of what is read."""
+        height, width = self.image_format.size
+        return width / height
 
 
 class _Shards:
@@ -98,19 +104,19 @@ class PreparedImages:
         crops = self.encoded
         if crops is None:
             return self._pixels(at)
-        side = crops.eval_side
-        return self._decoded(at, crops, lambda _: lambda width, height: centred_box(width, height, side))
+        side, ratio = crops.eval_side, crops.shape_ratio
+        return self._decoded(at, crops, lambda _: lambda width, height: centred_box(width, height, side, ratio))
 
     def crops(self, row_B: ImageRows, seed: int) -> NDArray[np.uint8]:
         """As ``StoredImages``."""
         crops = self.encoded
         if crops is None:
             return self._pixels(row_B)
-        area = crops.least_area
+        area, ratio = crops.least_area, crops.shape_ratio
 
         def box_of(position: int) -> Callable[[int, int], Box]:
             generator = np.random.default_rng((seed, position))
-            return lambda width, height: random_box(width, height, area, generator)
+            return lambda width, height: random_box(width, height, area, generator, ratio)
 
         return self._decoded(row_B, crops, box_of)
 
@@ -162,13 +168,12 @@ class PreparedImages:
         self, at: ImageRows, crops: Crops, box_of: Callable[[int], Callable[[int, int], Box]]
     ) -> NDArray[np.uint8]:
         images_BCHW = np.empty((len(at), *self.shape_CHW), dtype=np.uint8)
-        side = self.shape_CHW[1]
 
         def decode(part: list[tuple[int, int, int]]) -> None:
             for number, position, image in part:
                 encoded = self.shards.mapped(number).encoded(image)
                 try:
-                    images_BCHW[position] = crops.image_format.part(encoded, box_of(position), side)
+                    images_BCHW[position] = crops.image_format.part(encoded, box_of(position))
                 except InvalidData as error:
                     name = self.shards.shards[number].job.name
                     raise InvalidData(f"{self.shards.folder / name}, image {image}: {error}") from error
@@ -197,21 +202,24 @@ def images_of(
     return PreparedImages(shape_CHW, _Shards(folder, shards), row_N, stats, encoded, threads)
 
 
-def centred_box(width: int, height: int, share: float) -> Box:
-    """The centred square with ``share`` of the shorter side."""
-    side = share * min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
+def centred_box(width: int, height: int, share: float, shape_ratio: float = 1.0) -> Box:
+    """The centre of an image with ``share`` of the sides of the largest part of a shape, its width over its height."""
+    part_height = share * min(height, width / shape_ratio)
+    part_width = part_height * shape_ratio
+    left, top = (width - part_width) / 2, (height - part_height) / 2
+    return left, top, left + part_width, top + part_height
 
 
-def random_box(width: int, height: int, least_area: float, generator: np.random.Generator) -> Box:
-    """A part of an image of at least the share ``least_area``, with sides of a ratio of 3:4 to 4:3 (Szegedy et al.,
-    CVPR 2015); the centred square where no attempt fits into the image."""
+def random_box(
+    width: int, height: int, least_area: float, generator: np.random.Generator, shape_ratio: float = 1.0
+) -> Box:
+    """A part of an image of at least the share ``least_area``, with sides of a ratio of 3:4 to 4:3 times
+    ``shape_ratio`` (Szegedy et al., CVPR 2015); the centre of that shape where no attempt fits into the image."""
     for _ in range(_ATTEMPTS):
         area = width * height * generator.uniform(least_area, 1.0)
-        ratio = np.exp(generator.uniform(-np.log(_MAX_RATIO), np.log(_MAX_RATIO)))
+        ratio = shape_ratio * np.exp(generator.uniform(-np.log(_MAX_RATIO), np.log(_MAX_RATIO)))
         part_width, part_height = float(np.sqrt(area * ratio)), float(np.sqrt(area / ratio))
         if part_width <= width and part_height <= height:
             left, top = generator.uniform(0, width - part_width), generator.uniform(0, height - part_height)
             return left, top, left + part_width, top + part_height
-    return centred_box(width, height, 1.0)
+    return centred_box(width, height, 1.0, shape_ratio)

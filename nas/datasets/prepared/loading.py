@@ -97,8 +97,8 @@ def _intake(manifest: PreparedManifest, params: SizeParams) -> Intake:
 def _crops(manifest: PreparedManifest, params: SizeParams) -> Crops | None:
     if manifest.storage == "decoded" or not isinstance(params, ImageParams):
         return None
-    channels, side, _ = manifest.shape_CHW
-    image_format = ImageFormat(channels == 1, True, None, side, params.background)
+    channels, height, width = manifest.shape_CHW
+    image_format = ImageFormat(channels == 1, True, (height, width), True, params.background)
     return Crops(image_format, params.crop_area, params.eval_crop)
 
 

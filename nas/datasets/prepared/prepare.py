@@ -83,7 +83,7 @@ def shard_jobs(source: RecordSource, storage: Storage) -> list[ShardJob]:
     """The shards of a source, of about ``SHARD_BYTES`` each."""
     records = sum(map(len, source.labels.values()))
     channels, height, width = source.shape
-    image_bytes = channels * min(height, width) ** 2 if storage == "decoded" else source.packed_bytes / max(1, records)
+    image_bytes = channels * height * width if storage == "decoded" else source.packed_bytes / max(1, records)
     step = max(1, int(SHARD_BYTES / max(1.0, image_bytes)))
     return [
         ShardJob(split, start, min(start + step, len(labels)), storage)
@@ -96,7 +96,7 @@ def needed_bytes(source: RecordSource, storage: Storage) -> int:
     """About what a source takes when it is prepared."""
     channels, height, width = source.shape
     records = sum(map(len, source.labels.values()))
-    return records * channels * min(height, width) ** 2 if storage == "decoded" else source.packed_bytes
+    return records * channels * height * width if storage == "decoded" else source.packed_bytes
 
 
 def prepare(
@@ -129,9 +129,7 @@ def prepare(
     for split, labels in source.labels.items():
         _write_labels(folder / f"{split}.labels.npy", usable_labels(labels, all_shards[split]))
     skipped = tuple(s for shards_of in all_shards.values() for shard in shards_of for s in shard.skipped)
-    manifest = PreparedManifest(
-        VERSION, storage, _square(source.shape), source.class_names, shards, source.unused, skipped
-    )
+    manifest = PreparedManifest(VERSION, storage, source.shape, source.class_names, shards, source.unused, skipped)
     write_durably(folder / MANIFEST, _MANIFEST.dump_json(manifest))
 
 
@@ -165,11 +163,6 @@ def usable_labels(labels: Labels, shards: Sequence[Shard]) -> Labels:
 def _progress(written: dict[ShardJob, Shard], total: int) -> PreparingProgress:
     records = sum(job.stop - job.start for job in written)
     return PreparingProgress(records, total, sum(shard.images for shard in written.values()))
-
-
-def _square(shape: tuple[int, int, int]) -> tuple[int, int, int]:
-    channels, height, width = shape
-    return channels, min(height, width), min(height, width)
 
 
 def _write_labels(path: Path, labels: Labels) -> None:

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from nas.core.data_account import Conversion, SkippedInput
 from nas.core.errors import InvalidData, StorageError
 from nas.core.records import ImageRead, RecordSource, Storage
+from nas.datasets.splits import centre
 
 DIGEST_BYTES = 16
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -110,7 +111,7 @@ def _write(source: RecordSource, job: ShardJob, path: Path) -> Shard:
     digest = hashlib.sha256()
     with path.open("xb") as file:
         for at, image in enumerate(source.read(job.split, job.start, job.stop, job.storage)):
-            content, one_colour, changes = _content(image)
+            content, one_colour, changes = _content(image, source.shape)
             conversions.update(changes)
             if content is None:
                 skipped_at.append(at)
@@ -140,17 +141,15 @@ def _write(source: RecordSource, job: ShardJob, path: Path) -> Shard:
     )
 
 
-def _content(image: ImageRead) -> tuple[bytes | None, bool, tuple[str, ...]]:
-    """The bytes to store, whether they show one colour, and the changes; pixels are cropped to the centred square."""
+def _content(image: ImageRead, shape_CHW: tuple[int, int, int]) -> tuple[bytes | None, bool, tuple[str, ...]]:
+    """The bytes to store, whether they show one colour, and the changes; pixels are cropped to the centre."""
     pixels_CHW = image.content
     if not isinstance(pixels_CHW, np.ndarray):
         return pixels_CHW, image.one_colour, image.changes
     _, height, width = pixels_CHW.shape
     changes = image.changes
-    if height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        pixels_CHW = pixels_CHW[:, top : top + side, left : left + side]
+    if (height, width) != shape_CHW[1:]:
+        pixels_CHW = pixels_CHW[:, centre(height, shape_CHW[1]), centre(width, shape_CHW[2])]
         changes = (*changes, f"cropped from {width}x{height} pixels to the centred square")
     one_colour = bool((pixels_CHW == pixels_CHW[:, :1, :1]).all())
     return np.ascontiguousarray(pixels_CHW).tobytes(), one_colour, changes

@@ -146,7 +146,7 @@ class EnsembleTraining:
         model = int(generator.choice(len(self.nets), p=self.p_RM(step)[row]))
         dropout_seed, augment_seed = (int(s) for s in generator.integers(2**62, size=2))
         torch.manual_seed(dropout_seed)
-        resolution = self.space.input_shape(arch)[1]
+        resolution = self.space.input_shape(arch)[1:]
         raw = self._loader.batch(Position(*divmod(step, self.per_epoch)))
         x, y = self._pipeline.augment(raw, resolution, augment_seed)
         loss = self._learn(model, arch, x, y, rate(self._phase, step, self.steps, self.per_epoch))

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from nas.core.images import Resolution
 from nas.core.ports import Dataset, Split
 from nas.core.rng import Stream, rng
 from nas.training.gradient.options import DartsParams
@@ -21,7 +22,9 @@ class Batches:
     """Augmented batches by (epoch, step), of images of a height and width of ``resolution``. Learning at one level uses
     all images for both weights and alphas."""
 
-    def __init__(self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int, resolution: int) -> None:
+    def __init__(
+        self, data: Dataset, pipeline: Pipeline, options: DartsParams, seed: int, resolution: Resolution
+    ) -> None:
         self._data, self._pipeline, self._seed = data, pipeline, seed
         self._resolution = resolution
         count = len(data.train)

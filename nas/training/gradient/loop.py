@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.errors import HwnasError
+from nas.core.images import Resolution
 from nas.core.ports import Dataset, RelaxedSpace
 from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
@@ -374,10 +375,10 @@ def _targets(space: RelaxedSpace, generator: np.random.Generator) -> list[tuple[
     return perturbation.targets(space.relaxation, [*filter(None, (*rows, outside_cells))], generator)
 
 
-def _resolution(space: RelaxedSpace) -> int:
-    """The height of the images that the networks of a relaxation take."""
+def _resolution(space: RelaxedSpace) -> Resolution:
+    """Of the images that the networks of a relaxation take."""
     genes_G = space.discretise(space.relaxation.uniform)
-    return space.input_shape(Arch(space.id, tuple(genes_G.tolist())))[1]
+    return space.input_shape(Arch(space.id, tuple(genes_G.tolist())))[1:]
 
 
 def _first_multiplier(

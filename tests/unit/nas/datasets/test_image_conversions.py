@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from nas.core.ports import Dataset
+from nas.core import registry
+from nas.core.errors import InvalidSpec
+from nas.core.ports import Dataset, ImageShape
+from nas.core.spec import DataSpec
 from tests.support.image_files import (
     colour_folder,
     conversions_of,
@@ -109,5 +112,43 @@ def test_what_is_not_square_is_cropped_alike_in_folders_and_archives(tmp_path: P
         assert conversions_of(data) == {"cropped from 12x8 pixels to the centred square": 24}
         scaled = read_data(with_params(spec, image_size=6))
         assert conversions_of(scaled) == {"cropped to the centred square": 24, "scaled to 6x6 pixels": 24}
-    sized = [all_images(read_data(with_params(spec, image_size=6))) for spec in (folder, archive)]
-    assert {i.tobytes() for i in sized[0]} == {i.tobytes() for i in sized[1]}
+    for size in (6, [4, 6]):
+        sized = [all_images(read_data(with_params(spec, image_size=size))) for spec in (folder, archive)]
+        assert {i.tobytes() for i in sized[0]} == {i.tobytes() for i in sized[1]}
+
+
+def test_images_keep_a_shape_that_is_asked_for(tmp_path: Path) -> None:
+    wide = np.random.default_rng(0).integers(0, 256, size=(24, 8, 16, 3), dtype=np.uint8)
+    folder = write_images(tmp_path / "folder", [Image.fromarray(i) for i in wide])
+    np.savez(tmp_path / "wide.npz", images=wide, labels=np.arange(24) % 2)
+    archive = folder.model_copy(update={"name": "npz", "path": str(tmp_path / "wide.npz")})
+    for spec in (folder, archive):
+        as_they_are = read_data(with_params(spec, image_size=[8, 16]))
+        assert (as_they_are.shape.height, as_they_are.shape.width) == (8, 16)
+        assert {i.tobytes() for i in all_images(as_they_are)} == {i.transpose(2, 0, 1).tobytes() for i in wide}
+        assert conversions_of(as_they_are) == {}
+        cropped = read_data(with_params(spec, image_size=[8, 12]))
+        assert {i.tobytes() for i in all_images(cropped)} == {i.transpose(2, 0, 1).tobytes() for i in wide[:, :, 2:14]}
+        assert conversions_of(cropped) == {"cropped to the centred part with the shape of 12x8": 24}
+        scaled = with_params(spec, image_size=[4, 6])
+        assert registry.load_dataset(spec.name).describe(scaled) == read_data(scaled).shape == ImageShape(3, 4, 6, 2)
+        assert conversions_of(read_data(scaled)) == {
+            "cropped to the centred part with the shape of 6x4": 24,
+            "scaled to 6x4 pixels": 24,
+        }
+
+
+def test_masks_are_scaled_as_their_images(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, size=(12, 8, 16, 3), dtype=np.uint8)
+    masks = (images[..., 0] > 127).astype(np.uint8)
+    np.savez(tmp_path / "masks.npz", images=images, labels=masks)
+    spec = DataSpec(name="npz", path=str(tmp_path / "masks.npz"), task="segmentation", params={"image_size": [8, 12]})
+    data = read_data(spec)
+    assert data.train.labels.shape[1:] == (8, 12)
+    assert np.array_equal(data.train.labels, (data.train.array_NCHW[:, 0] > 127).astype(np.uint8))
+
+
+def test_sizes_that_are_none_are_refused(tmp_path: Path) -> None:
+    for size in (3, [8], [8, 12, 3], [8, 5000]):
+        with pytest.raises(InvalidSpec, match="image_size"):
+            read_data(with_params(colour_folder(tmp_path), image_size=size))

@@ -87,6 +87,26 @@ def test_images_that_are_not_square_are_cropped_as_in_memory(tmp_path: Path) -> 
     on_disk = prepared(stored(spec), tmp_path / "cache")
     assert on_disk.account == read_data(spec).account
     assert on_disk.shape.width == 8
+    of_shape = spec.model_copy(update={"params": {"image_size": [4, 6]}})
+    for storage_choice in ("decoded", "encoded"):
+        on_disk, in_memory = prepared(stored(of_shape, storage_choice), tmp_path / "cache"), read_data(of_shape)
+        assert on_disk.shape == in_memory.shape
+        assert images_on_disk(on_disk).crops(np.arange(3), seed=1).shape == (3, 3, 4, 6)
+        if storage_choice == "decoded":
+            assert np.array_equal(on_disk.train.array_NCHW, in_memory.train.array_NCHW)
+            assert on_disk.account == in_memory.account
+
+
+def test_parts_of_encoded_images_have_the_shape_of_the_input() -> None:
+    # Of 30x20 pixels, the largest part with the shape 3:1 is 30x10; 0.8 of its sides.
+    assert prepared_images.centred_box(30, 20, 0.8, 3.0) == pytest.approx((3.0, 6.0, 27.0, 14.0))
+    assert prepared_images.centred_box(30, 20, 0.5, 0.5) == pytest.approx((12.5, 5.0, 17.5, 15.0))
+    generator = np.random.default_rng(0)
+    boxes = [prepared_images.random_box(400, 300, 0.1, generator, 2.0) for _ in range(200)]
+    ratios = [(right - left) / (bottom - top) for left, top, right, bottom in boxes]
+    assert min(ratios) >= 2.0 * 3 / 4 - 1e-9
+    assert max(ratios) <= 2.0 * 4 / 3 + 1e-9
+    assert np.median(ratios) == pytest.approx(2.0, rel=0.1)
 
 
 def test_small_data_are_read_into_memory_and_large_ones_are_prepared(
