@@ -30,7 +30,8 @@ class Settings(BaseSettings):
     asks for tokens on loopback, too, as behind a proxy. Where tokens are needed, data sets of specs may lie below
     ``data_roots`` only (in the environment, separated as in PATH), or at URLs that begin with one of ``data_urls``
     (separated by spaces). Large data sets are prepared in ``data_cache``, a folder of each machine; None:
-    ``data-cache`` in ``home``. At most ``streams`` event streams are open at a
+    ``data-cache`` in ``home``; what was used least recently is deleted where it would take more than
+    ``data_cache_gb``. At most ``streams`` event streams are open at a
     time; where tokens are needed, one client gets an eighth of them. The head of a request, and then its body, have to
     arrive within ``request_seconds``. Each of ``webhooks`` (in the environment, separated by spaces) is told of
     searches that have ended, signed with ``webhook_secret`` if there is one; ``public_url`` is the address in its
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     data_roots: Annotated[tuple[Path, ...], NoDecode] = ()
     data_urls: Annotated[tuple[str, ...], NoDecode] = ()
     data_cache: Path | None = None
+    data_cache_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     streams: int = Field(default=512, ge=8)
     request_seconds: float = Field(default=20.0, gt=0)
     webhooks: Annotated[tuple[AnyHttpUrl, ...], NoDecode] = ()

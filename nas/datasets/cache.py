@@ -7,11 +7,13 @@ import hashlib
 import os
 import secrets
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import fsspec
 
 from nas.core.errors import InvalidData, StorageError
+from nas.datasets.cache_entries import CacheUse, limit_bytes, make_room
 
 
 def cache_folder() -> Path:
@@ -34,7 +36,8 @@ def local_copy(url: str, cache: Path | None = None) -> Path:
     Raises InvalidData where nothing lies at the URL or it cannot be read, StorageError where the copy cannot be
     written.
     """
-    target = (cache or cache_folder()) / "copies" / hashlib.sha256(url.encode()).hexdigest()[:32]
+    cache = cache or cache_folder()
+    target = _copy_folder(url, cache)
     try:
         fs, root = fsspec.core.url_to_fs(url)
         listing: Mapping[str, Mapping[str, object]] = fs.find(root, detail=True)
@@ -43,11 +46,24 @@ def local_copy(url: str, cache: Path | None = None) -> Path:
     if not listing:
         raise InvalidData(f"{url}: expected a file or a folder, got nothing there")
     files = {name: _place(target, root, name) for name in listing}
-    for name, path in files.items():
-        _fetch(fs, name, path, _version(listing[name]))
-    _delete_others(target, set(files.values()))
+    with CacheUse(target, url):
+        missing = [int(str(listing[name].get("size") or 0)) for name, path in files.items() if not path.exists()]
+        if missing and (limit := limit_bytes()) is not None:
+            make_room(cache, limit, sum(missing))
+        for name, path in files.items():
+            _fetch(fs, name, path, _version(listing[name]))
+        _delete_others(target, set(files.values()))
     whole_file = files.get(root)
     return whole_file or target
+
+
+def copy_in_use(path: str | None) -> AbstractContextManager[object]:
+    """As long as the context lasts, the copy of a URL is not deleted; of anything else, there is none."""
+    return CacheUse(_copy_folder(path, cache_folder()), path) if path is not None and is_url(path) else nullcontext()
+
+
+def _copy_folder(url: str, cache: Path) -> Path:
+    return cache / "copies" / hashlib.sha256(url.encode()).hexdigest()[:32]
 
 
 def fingerprint(path: Path) -> str:

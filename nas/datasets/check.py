@@ -21,7 +21,7 @@ from nas.core.errors import DataTooLarge, HwnasError, InvalidData, InvalidInput,
 from nas.core.plugins import DatasetType
 from nas.core.ports import Dataset, ImageShape
 from nas.core.spec import DataSpec
-from nas.datasets.cache import cache_folder
+from nas.datasets.cache import cache_folder, copy_in_use
 from nas.datasets.prepared.loading import prepared_dataset
 from nas.datasets.samples import samples_of
 from nas.datasets.storage import find_prepared
@@ -120,7 +120,8 @@ def _read(data: DataSpec, dataset_type: DatasetType) -> Dataset | None:
     prepared = find_prepared(data, dataset_type, cache_folder())
     if prepared is not None:
         return prepared_dataset(prepared.path, prepared.manifest, data, prepared.params, data.seed)
-    return None if data.params.get("storage") == "encoded" else dataset_type.load(data, data.seed)
+    with copy_in_use(data.path):
+        return None if data.params.get("storage") == "encoded" else dataset_type.load(data, data.seed)
 
 
 def usual_name(path: Path) -> str:

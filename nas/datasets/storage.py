@@ -19,7 +19,8 @@ from nas.core.ports import Dataset
 from nas.core.records import RecordSource, Storage
 from nas.core.spec import DataSpec, parse_spec
 from nas.core.tasks import load_task
-from nas.datasets.cache import cache_folder, fingerprint, is_url
+from nas.datasets.cache import cache_folder, copy_in_use, fingerprint, is_url
+from nas.datasets.cache_entries import CacheUse, limit_bytes, make_room, size_below
 from nas.datasets.images import SizeParams
 from nas.datasets.prepared.loading import prepared_dataset
 from nas.datasets.prepared.prepare import (
@@ -90,11 +91,23 @@ def loading(spec: DataSpec, preparation: Preparation) -> Generator[PreparingProg
     more room than there is.
     """
     dataset_type = registry.load_dataset(spec.name)
-    place = locate(spec, dataset_type, preparation.cache)
-    if place is None:
-        return dataset_type.load(spec, spec.seed)
+    with copy_in_use(spec.path):
+        place = locate(spec, dataset_type, preparation.cache)
+        if place is None:
+            return dataset_type.load(spec, spec.seed)
+        with CacheUse(place.path, f"{spec.name} {spec.path}"):
+            if place.source is None and read_manifest(place.path) is None:  # deleted before it was in use
+                place = locate(spec, dataset_type, preparation.cache) or place
+            return (yield from _loading(spec, place, preparation))
+
+
+def _loading(
+    spec: DataSpec, place: PreparedFolder, preparation: Preparation
+) -> Generator[PreparingProgress, None, Dataset]:
+    """The data set of a place, which is in use."""
     manifest = place.manifest
     if place.source is not None:
+        _make_room(place, preparation.cache)
         source_fingerprint = fingerprint(existing_path(spec))
 
         def still_the_same() -> bool:
@@ -107,6 +120,14 @@ def loading(spec: DataSpec, preparation: Preparation) -> Generator[PreparingProg
     if manifest is None:
         raise StorageError(f"{place.path}: the data set that was just prepared there has vanished")
     return prepared_dataset(place.path, manifest, spec, place.params, spec.seed, preparation.threads)
+
+
+def _make_room(place: PreparedFolder, cache: Path) -> None:
+    """Raises StorageError where the cache may not take what is missing of a data set."""
+    limit = limit_bytes()
+    if limit is not None and place.source is not None:
+        missing_bytes = needed_bytes(place.source, place.storage) - size_below(place.path)
+        make_room(cache, limit, max(0, missing_bytes))
 
 
 def locate(spec: DataSpec, dataset_type: DatasetType, cache: Path) -> PreparedFolder | None:

@@ -41,6 +41,8 @@ def prepare_home(settings: Settings) -> None:
 def share_data_cache(settings: Settings) -> None:
     """Let this process and those that it starts, checks of data and workers among them, prepare data in one folder."""
     os.environ["HWNAS_DATA_CACHE"] = str(settings.data_cache or settings.home / "data-cache")
+    if settings.data_cache_gb is not None:
+        os.environ["HWNAS_DATA_CACHE_GB"] = f"{settings.data_cache_gb}"
 
 
 def exit_on_signals() -> None:

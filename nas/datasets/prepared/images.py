@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nas.core.errors import InvalidData
 from nas.core.images import ChannelStats, ImageRows
+from nas.datasets.cache_entries import CacheUse
 from nas.datasets.images import Box, ImageFormat
 from nas.datasets.prepared.shards import MappedShard, Shard
 
@@ -41,13 +42,15 @@ class Crops:
 
 
 class _Shards:
-    """The shards of a folder, a few of them mapped at a time; shared by threads, and opened anew by each process."""
+    """The shards of a folder, a few of them mapped at a time; shared by threads, and opened anew by each process. The
+    folder is not deleted while there is one."""
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
         self.folder, self.shards = folder, shards
         self._begin()
 
     def _begin(self) -> None:
+        self._use = CacheUse(self.folder)
         self._mapped: OrderedDict[int, MappedShard] = OrderedDict()
         self._lock = threading.Lock()
 

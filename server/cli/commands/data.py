@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -16,19 +17,21 @@ from nas.core.data_account import DataAccount, account_sentences
 from nas.core.errors import InvalidInput
 from nas.core.spec import DataSpec
 from nas.core.tasks import DEFAULT_TASK
-from nas.datasets.cache import is_url
+from nas.datasets.cache import cache_folder, is_url
+from nas.datasets.cache_entries import CacheEntry, cache_entries, limit_bytes, make_room
 from nas.datasets.check import DataReport, check_data, usual_name
 from nas.schemas.named_data import DataCheckSchema, NamedDataSchema
 from server.cli import render
 from server.cli.commands.devices import key_values
 from server.cli.lazy import BAD_INPUT, FAILED, MARKUP
 from server.cli.options import Connection, JsonOption, ServiceOptions, service_command
+from server.dashboard import formatting
 
 data_app = typer.Typer(
     add_completion=False,
     no_args_is_help=True,
     rich_markup_mode=MARKUP,
-    help="Data sets: add them by a name, check them before a search, and prepare large ones.",
+    help="Data sets: add them by a name, check them before a search, prepare large ones, free the cache.",
 )
 DataName = Annotated[str, typer.Argument(help="The data set's name.", metavar="NAME")]
 KindOption = Annotated[
@@ -190,6 +193,31 @@ def prepare_data(
     render.out(account, json_output, _draw_account)
 
 
+@data_app.command("cache")
+def show_cache(json_output: JsonOption = False) -> None:
+    """List what the cache of this machine holds: prepared data sets and copies of remote files, the least recently used
+    first. `HWNAS_DATA_CACHE_GB` limits it.
+    """
+    entries = cache_entries(cache_folder())
+    render.out(entries, json_output, _draw_cache)
+
+
+@data_app.command("free")
+def free_cache(
+    keep_gb: Annotated[
+        float, typer.Option("--keep-gb", min=0, help="Stop when the cache takes no more than so much.")
+    ] = 0.0,
+    json_output: JsonOption = False,
+) -> None:
+    """Delete prepared data sets and copies of remote files from the cache of this machine, the least recently used
+    first, and none that is in use. A search that needs one prepares it again.
+
+    Example: `nas data free --keep-gb 20`
+    """
+    deleted = make_room(cache_folder(), round(keep_gb * 1e9))
+    render.out(deleted, json_output, _draw_freed)
+
+
 def _spec(path: str, kind: str | None, options: dict[str, object]) -> DataSpec:
     if is_url(path) and kind is None:
         raise InvalidInput(f"expected --kind, such as webdataset, beside a URL, got {path} alone")
@@ -218,6 +246,25 @@ def _draw_list(data_sets: list[NamedDataSchema]) -> RenderableType:
         cells = (data.name, data.data.name, images, str(data.shape.classes), data.data.path or "", data.owner)
         table.add_row(*map(escape, cells))
     return table
+
+
+def _draw_cache(entries: list[CacheEntry]) -> RenderableType:
+    if not entries:
+        return f"nothing lies in {cache_folder()}"
+    table = render.grid("what", "of", "size", "last used", "in use")
+    for entry in entries:
+        last_used = f"{datetime.fromtimestamp(entry.used_at, UTC):%Y-%m-%d %H:%M} UTC"
+        cells = (entry.kind, entry.source or entry.path.name, formatting.size(entry.size_bytes), last_used)
+        table.add_row(*map(escape, cells), "yes" if entry.in_use else "")
+    limit = limit_bytes()
+    of_limit = f" of {formatting.size(limit)}" if limit is not None else ""
+    total = formatting.size(sum(entry.size_bytes for entry in entries))
+    return Group(table, f"{total}{of_limit} in {cache_folder()}; to free some: nas data free")
+
+
+def _draw_freed(deleted: list[CacheEntry]) -> RenderableType:
+    size = formatting.size(sum(entry.size_bytes for entry in deleted))
+    return f"freed {size}: {formatting.counted(len(deleted), 'folder')} of {cache_folder()}"
 
 
 def _draw_data(data: NamedDataSchema) -> RenderableType:
