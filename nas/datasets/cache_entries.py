@@ -19,8 +19,8 @@ from typing import Literal, Self
 
 from nas.core.errors import InvalidInput, StorageError
 
-Kind = Literal["prepared", "copies"]
-_KINDS: tuple[Kind, ...] = ("prepared", "copies")  # folders of the cache: shards, and copies of remote files
+EntryKind = Literal["prepared", "copies"]
+_KINDS: tuple[EntryKind, ...] = ("prepared", "copies")  # folders of the cache: shards, and copies of remote files
 _LOCK = ".lock"
 
 
@@ -29,7 +29,7 @@ class CacheEntry:
     """One folder of the cache. ``source``: what was prepared or copied, as its user called it; ``used_at``: seconds
     since 1970."""
 
-    kind: Kind
+    kind: EntryKind
     path: Path
     source: str
     size_bytes: int
@@ -110,7 +110,7 @@ def limit_bytes() -> int | None:
         raise InvalidInput(f"HWNAS_DATA_CACHE_GB: expected a number of GB, got {text!r}") from error
 
 
-def _entry(kind: Kind, path: Path) -> CacheEntry:
+def _entry(kind: EntryKind, path: Path) -> CacheEntry:
     lock = _lock_path(path)
     is_noted = lock.exists()
     with _exclusive(path) as is_free:

@@ -152,8 +152,11 @@ def _number_or_text(text: str | None) -> Label | None:
 def _labels_of(image: LabelledImage, intake: Intake) -> list[Label]:
     """The labels of one image; empty after noting what is wrong with them."""
     content = next((image.line[name] for name in _LABEL_COLUMNS if name in image.line), None)
-    labels = content if isinstance(content, list) else [content]
-    if all(isinstance(label, str | int) and not isinstance(label, bool) and label != "" for label in labels):
+    contents: list[object] = content if isinstance(content, list) else [content]
+    labels = [
+        label for label in contents if isinstance(label, str | int) and not isinstance(label, bool) and label != ""
+    ]
+    if len(labels) == len(contents):
         return labels
     intake.problem(f"{image.where}: expected a label that is a name or a number, or a list of them, got {content!r}")
     return []
