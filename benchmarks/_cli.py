@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -49,9 +50,11 @@ def main(
     arguments = parser.parse_args()
     if arguments.seeds < 1:
         parser.error(f"--seeds: expected at least 1, got {arguments.seeds}")
+    with contextlib.redirect_stdout(sys.stderr):  # Ray's workers, and others, speak on standard output
+        figures = bench(Options(arguments.shared, tuple(range(arguments.seeds)), arguments.json, vars(arguments)))
     result = {
         "benchmark": name,
-        **bench(Options(arguments.shared, tuple(range(arguments.seeds)), arguments.json, vars(arguments))),
+        **figures,
         "date": datetime.now(UTC).date().isoformat(),
         "commit": commit(),
         "machine": machine(),

@@ -52,7 +52,7 @@ class TrainingSize:
 
 
 SIZES = {
-    "default": TrainingSize("imagenet", 64, 16),
+    "default": TrainingSize("imagenet", 64, 32),
     "full": TrainingSize("imagenet", 128, 32),
     "tiny": TrainingSize("digits", 8, 8),
 }
@@ -197,7 +197,7 @@ def training_of(size: TrainingSize, spec: SearchSpec) -> tuple[Problem, TrainSta
 
 
 def _more(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", action="store_true", help="images of 128 pixels, 32 a step")
+    parser.add_argument("--full", action="store_true", help="images of 128 pixels")
     parser.add_argument("--size", choices=("default", "tiny"), default="default", help="of networks (%(default)s)")
 
 
