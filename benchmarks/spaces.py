@@ -2,7 +2,7 @@
 
 Of each space, at 32 pixels, networks are measured by the product's own protocol as a device is added, and others to
 judge its predictor by. ``--figure`` draws the measured latency of the others over their MACs. The machine should be
-left alone meanwhile.
+left alone meanwhile. Interrupted, it goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks._cli import Options, main
+from benchmarks._cli import ROOT, Options, commit, machine, main
 from benchmarks._device import add_device, predictor_figures, timing_export
+from benchmarks._finished_runs import FinishedRuns
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import as_archs, sample
@@ -26,14 +28,20 @@ from nas.core.ports import ImageShape
 from nas.core.spec import DeviceSpec, SpaceSpec
 from predictors.measurement.isolated import measure_isolated
 
-SPACES = ("mobilenet_v3", "fbnet", "attentive_nas", "hybrid", "elastic_vit")
+SPACES = ("mobilenet_v3", "fbnet", "hybrid", "elastic_vit", "attentive_nas")
 SHAPE = ImageShape(3, 32, 32, 10)
+PARTIAL = ROOT / "benchmarks" / "results" / "spaces.partial.json"
 
 
 def bench(options: Options) -> Mapping[str, Any]:
     """Figures by space, the rank correlation of MACs with latency in each, and over all networks together."""
     torch.set_num_threads(1)
-    spaces = {name: measured_space(name, options.more) for name in options.more["spaces"]}
+    setting = {key: options.more[key] for key in ("preset", "samples", "others")}
+    runs = FinishedRuns(options.more["partial"], {**setting, "commit": commit(), "machine": machine()})
+    spaces = {
+        name: runs.run(name, partial(measured_space, name, options.more), "added after {onboarding_s:.0f} s".format_map)
+        for name in options.more["spaces"]
+    }
     everything = np.concatenate([np.array(s["networks"]) for s in spaces.values()])
     if options.more["figure"] is not None:
         draw(spaces, options.more["figure"])
@@ -101,8 +109,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Which spaces, at which size, and where the figure goes."""
     parser.add_argument("--spaces", nargs="+", choices=SPACES, default=list(SPACES), help="which ones (all)")
     parser.add_argument("--preset", default="cifar", help="of every space (%(default)s)")
-    parser.add_argument("--samples", type=int, default=40, help="networks that a predictor is fitted to (%(default)s)")
-    parser.add_argument("--others", type=int, default=40, help="networks that it is judged by (%(default)s)")
+    parser.add_argument("--samples", type=int, default=32, help="networks that a predictor is fitted to (%(default)s)")
+    parser.add_argument("--others", type=int, default=20, help="networks that it is judged by (%(default)s)")
+    parser.add_argument("--partial", type=Path, default=PARTIAL, help="finished spaces, to go on from (%(default)s)")
     parser.add_argument("--figure", type=Path, help="file of a picture of latency over MACs")
 
 
