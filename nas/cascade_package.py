@@ -27,11 +27,12 @@ from nas.core.json_types import JsonObject
 from nas.core.model_package import ModelPackage
 from nas.core.ports import Dataset, Split
 from nas.core.zip_files import zip_bytes
-from nas.export import open_session, run_session
+from nas.export import open_session
 from nas.reproduction import spec_of
 
 Clock = Callable[[], float]
 MODEL = "model.onnx"
+_BATCH = 256  # images that a model reads at once where nothing is timed
 TIMED_IMAGES = 64  # by which members are timed before cascades are fitted
 
 
@@ -48,6 +49,26 @@ class MeasuredLatency:
     def of(cls, ms_N: NDArray[np.float64]) -> MeasuredLatency:
         """The statistics of single images."""
         return cls(float(ms_N.mean()), float(np.median(ms_N)), float(np.quantile(ms_N, 0.95)), len(ms_N))
+
+
+@dataclass(frozen=True)
+class MemberModel:
+    """The model of a member and the size of images that it takes."""
+
+    onnx_bytes: bytes
+    height: int
+    width: int
+
+    @classmethod
+    def of(cls, package: ModelPackage) -> MemberModel:
+        """That of a downloaded model."""
+        preprocessing = package.manifest["preprocessing"]
+        return cls(package.files[MODEL], int(preprocessing["height"]), int(preprocessing["width"]))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.height, self.width
 
 
 @dataclass(frozen=True)
@@ -73,10 +94,10 @@ class CascadeReport:
 
 
 def read_packages(paths: Sequence[Path]) -> tuple[list[ModelPackage], Dataset]:
-    """Downloaded models of one search and its data. Raises InvalidInput for fewer than two, for models of different
-    data and for tasks other than one class per image, and DataChanged where the data are no longer those."""
-    if len(paths) < 2:
-        raise InvalidInput(f"cascade: expected at least two models, got {len(paths)}")
+    """Downloaded models of one search and its data. Raises InvalidInput for none, for models of different data and for
+    tasks other than one class per image, and DataChanged where the data are no longer those."""
+    if not paths:
+        raise InvalidInput("cascade: expected a model, got none")
     packages = [ModelPackage.read(path) for path in paths]
     hashes = {package.manifest["data"]["content_hash"] for package in packages}
     if len(hashes) > 1:
@@ -104,45 +125,51 @@ def make_cascade(
 ) -> tuple[bytes, CascadeReport]:
     """The zip file of the fastest cascade whose accuracy on validation images is at most ``within`` points below that
     of the most accurate model, and what it does on test images. Raises InfeasibleBound where bounds leave none."""
-    singles = [_gate(package, 1.0, 0.0) for package in packages]
-    networks = [_outputs(package, member, data.val, clock) for package, member in zip(packages, singles, strict=True)]
+    models = [MemberModel.of(package) for package in packages]
+    singles = [gate_member(model, 1.0, 0.0) for model in models]
+    networks = [
+        MemberOutputs(
+            package.manifest["architecture"],
+            logits_of(model, data.val.images_NCHW[: len(data.val)]),
+            typical_ms([member], data.val, clock),
+        )
+        for package, model, member in zip(packages, models, singles, strict=True)
+    ]
     accuracies = [_accuracy(network.logits_NK, data.val.labels) for network in networks]
     least_accuracy = max(accuracies) - within
     fitted = fastest(fit_cascades(networks, data.val.labels, most_members), least_accuracy, expected_ms, p95_ms)
     enough = [m for m, accuracy in enumerate(accuracies) if accuracy >= least_accuracy - 1e-9]
     single = min(enough, key=lambda m: networks[m].ms)
-    gate = [
-        _gate(packages[m], t, threshold)
-        for m, t, threshold in zip(
-            fitted.cascade.members, fitted.cascade.temperatures, (*fitted.cascade.thresholds, 0.0), strict=True
-        )
-    ]
-    report = _measure(gate, fitted, singles[single], [n.name for n in networks], single, data, clock)
-    return _zip(packages, fitted, report), report
+    report = measured_report(
+        models, fitted, singles[single], [n.name for n in networks], networks[single].name, data, clock
+    )
+    return cascade_zip(models, fitted, report, packages[0]), report
 
 
 def _accuracy(logits_NK: NDArray[Any], label_N: NDArray[np.int64]) -> float:
     return 100.0 * float((logits_NK.argmax(axis=1) == label_N).mean())
 
 
-def _size(package: ModelPackage) -> tuple[int, int]:
-    preprocessing = package.manifest["preprocessing"]
-    return int(preprocessing["height"]), int(preprocessing["width"])
+def gate_member(model: MemberModel, temperature: float, threshold: float) -> GateMember:
+    """A model that is ready to run."""
+    return GateMember(as_run(open_session(model.onnx_bytes)), *model.size, temperature, threshold)
 
 
-def _gate(package: ModelPackage, temperature: float, threshold: float) -> GateMember:
-    return GateMember(as_run(open_session(package.files[MODEL])), *_size(package), temperature, threshold)
+def output_of(model: MemberModel, images_NCHW: NDArray[Any], name: str = "logits") -> NDArray[np.float32]:
+    """An output of a model that reads images, for images of any size, shape (N, ...)."""
+    session = open_session(model.onnx_bytes)
+    parts = np.array_split(images_NCHW, max(1, -(-len(images_NCHW) // _BATCH)))
+    return np.concatenate([session.run([name], {"image": exported_run.resize(part, *model.size)})[0] for part in parts])
 
 
-def _outputs(package: ModelPackage, member: GateMember, split: Split, clock: Clock) -> MemberOutputs:
-    x_NCHW = exported_run.resize(split.images_NCHW[: len(split)], *_size(package))
-    logits_NK = run_session(open_session(package.files[MODEL]), x_NCHW)[0].astype(np.float64)
-    return MemberOutputs(package.manifest["architecture"], logits_NK, _typical_ms(member, split, clock))
+def logits_of(model: MemberModel, images_NCHW: NDArray[Any]) -> NDArray[np.float64]:
+    """The logits of images of any size, shape (N, K)."""
+    return output_of(model, images_NCHW).astype(np.float64)
 
 
-def _typical_ms(member: GateMember, split: Split, clock: Clock) -> float:
-    """The median over some images; the first run is a warm-up."""
-    ms = [_timed([member], prepare([member], image), clock)[1] for image in split.images_NCHW[: TIMED_IMAGES + 1]]
+def typical_ms(members: Sequence[GateMember], split: Split, clock: Clock) -> float:
+    """What an image takes: the median over some; the first run is a warm-up."""
+    ms = [_timed(members, prepare(members, image), clock)[1] for image in split.images_NCHW[: TIMED_IMAGES + 1]]
     return float(np.median(ms[1:]))
 
 
@@ -154,16 +181,20 @@ def _timed(
     return answered, 1e3 * (clock() - started_s)
 
 
-def _measure(
-    gate: Sequence[GateMember],
+def measured_report(
+    models: Sequence[MemberModel],
     fitted: FittedCascade,
     single: GateMember,
     names: Sequence[str],
-    single_position: int,
+    single_name: str,
     data: Dataset,
     clock: Clock,
 ) -> CascadeReport:
-    """Every test image through the cascade and through the single network, in turn."""
+    """Every test image through a cascade of these models, by their ``names``, and through the single network, in
+    turn."""
+    cascade = fitted.cascade
+    sizes = zip(cascade.members, cascade.temperatures, (*cascade.thresholds, 0.0), strict=True)
+    gate = [gate_member(models[m], temperature, threshold) for m, temperature, threshold in sizes]
     label_N, places = data.test.labels, list[int]()
     times: tuple[list[float], list[float]] = ([], [])
     hits: tuple[list[bool], list[bool]] = ([], [])
@@ -176,41 +207,44 @@ def _measure(
                 places.append(place)
     shares = np.bincount(places, minlength=len(gate)) / len(places)
     return CascadeReport(
-        members=tuple(names[m] for m in fitted.cascade.members),
+        members=tuple(names[m] for m in cascade.members),
         shares=tuple(shares.tolist()),
         validation_accuracy=fitted.outcome.accuracy,
         expected_ms=fitted.outcome.expected_ms,
         test_accuracy=100.0 * float(np.mean(hits[0])),
         measured=MeasuredLatency.of(np.array(times[0])),
-        single=names[single_position],
+        single=single_name,
         single_test_accuracy=100.0 * float(np.mean(hits[1])),
         single_measured=MeasuredLatency.of(np.array(times[1])),
     )
 
 
-def _zip(packages: Sequence[ModelPackage], fitted: FittedCascade, report: CascadeReport) -> bytes:
+def cascade_zip(
+    models: Sequence[MemberModel], fitted: FittedCascade, report: CascadeReport, package: ModelPackage
+) -> bytes:
+    """The files of a cascade of ``models``; ``package``: one of the downloaded models that they are made of."""
     cascade, files, members = fitted.cascade, dict[str, bytes](), list[JsonObject]()
     for place, (m, temperature) in enumerate(zip(cascade.members, cascade.temperatures, strict=True)):
-        model, (height, width) = packages[m].files[MODEL], _size(packages[m])
-        files[f"member{place + 1}.onnx"] = model
+        model = models[m]
+        files[f"member{place + 1}.onnx"] = model.onnx_bytes
         members.append(
             {
                 "name": report.members[place],
                 "file": f"member{place + 1}.onnx",
-                "sha256": hashlib.sha256(model).hexdigest(),
-                "height": height,
-                "width": width,
+                "sha256": hashlib.sha256(model.onnx_bytes).hexdigest(),
+                "height": model.height,
+                "width": model.width,
                 "temperature": temperature,
                 "threshold": cascade.thresholds[place] if place < len(cascade.thresholds) else 0.0,
             }
         )
-    preprocessing = packages[0].manifest["preprocessing"]
+    preprocessing = package.manifest["preprocessing"]
     record: JsonObject = {
         "format": "hwnas cascade",
         "format_version": 1,
         "channels": preprocessing["channels"],
         "class_names": preprocessing["class_names"],
-        "data": packages[0].manifest["data"],
+        "data": package.manifest["data"],
         "members": members,
         "fitted_on": "validation images",
         "report": {**asdict(report), "saved_percent": report.saved_percent},

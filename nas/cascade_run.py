@@ -22,13 +22,16 @@ from numpy.typing import NDArray
 
 from nas.exported_run import as_NCHW, read_images, resize
 
-RunNetwork = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+FEATURES = "features"  # the input of a member that goes on from what the one before has computed
+Features = NDArray[np.float32] | None
+RunNetwork = Callable[[NDArray[np.float32], Features], tuple[NDArray[np.float32], Features]]
 
 
 @dataclass(frozen=True)
 class GateMember:
-    """A network as a function from one prepared image (1, C, H, W) to logits (K,), the size it takes, its temperature,
-    and the confidence from which it answers; the last one always does."""
+    """A network as a function from one prepared image (1, C, H, W), and the features that the member before gives, to
+    logits (K,) and its own features, the size it takes, its temperature, and the confidence from which it answers; the
+    last one always does."""
 
     run: RunNetwork
     height: int
@@ -40,8 +43,10 @@ class GateMember:
 def answer(members: Sequence[GateMember], prepared: Sequence[NDArray[np.float32]]) -> tuple[int, float, int]:
     """The class, the confidence in it and the position of the member that has answered. ``prepared``: the image at the
     size of each member."""
+    features: Features = None
     for place, member in enumerate(members):
-        scaled_K = member.run(prepared[place]).astype(np.float64) / member.temperature
+        logits_K, features = member.run(prepared[place], features)
+        scaled_K = logits_K.astype(np.float64) / member.temperature
         shares_K = np.exp(scaled_K - scaled_K.max())
         shares_K /= shares_K.sum()
         k = int(shares_K.argmax())
@@ -79,11 +84,12 @@ def load_members(folder: Path) -> list[GateMember]:
 
 
 def as_run(session: Any) -> RunNetwork:
-    """A session as a function of one image."""
+    """A session as a function of one image, or of the features of the member before where it reads those."""
+    reads_features = session.get_inputs()[0].name == FEATURES
 
-    def run(x_1CHW: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits_K: NDArray[np.float32] = session.run(None, {"image": x_1CHW})[0][0]
-        return logits_K
+    def run(x_1CHW: NDArray[np.float32], features: Features) -> tuple[NDArray[np.float32], Features]:
+        outputs = session.run(None, {FEATURES: features} if reads_features else {"image": x_1CHW})
+        return outputs[0][0], outputs[1] if len(outputs) > 1 else None
 
     return run
 

@@ -6,7 +6,7 @@ thresholds are fitted to validation images; expected latency is what members tak
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 
@@ -120,13 +120,24 @@ def fit_cascades(
         )
     temperatures = [fit_temperature(network.logits_NK, label_N) for network in networks]
     by_speed = sorted(range(len(networks)), key=lambda m: networks[m].ms)
-    fitted = [
+    return _front(
         FittedCascade(cascade, outcome_of(cascade, networks, label_N))
         for count in range(2, most_members + 1)
         for members in combinations(by_speed, count)
         for cascade in _with_thresholds(members, networks, temperatures)
-    ]
-    fitted.sort(key=lambda f: (f.outcome.expected_ms, -f.outcome.accuracy))
+    )
+
+
+def fit_pair(networks: tuple[MemberOutputs, MemberOutputs], label_N: NDArray[np.int64]) -> list[FittedCascade]:
+    """The Pareto front of cascades of two members in this order, such as the halves of one network."""
+    temperatures = [fit_temperature(network.logits_NK, label_N) for network in networks]
+    cascades = _with_thresholds((0, 1), networks, temperatures)
+    return _front(FittedCascade(cascade, outcome_of(cascade, networks, label_N)) for cascade in cascades)
+
+
+def _front(cascades: Iterable[FittedCascade]) -> list[FittedCascade]:
+    """Those that none is faster and more accurate than, the fastest first."""
+    fitted = sorted(cascades, key=lambda f: (f.outcome.expected_ms, -f.outcome.accuracy))
     front: list[FittedCascade] = []
     for candidate in fitted:
         if not front or candidate.outcome.accuracy > front[-1].outcome.accuracy:

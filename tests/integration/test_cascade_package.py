@@ -113,8 +113,10 @@ def test_a_changed_member_is_refused(built: tuple[Path, CascadeReport], tmp_path
 
 
 def test_what_makes_no_cascade_is_refused(models: list[Path]) -> None:
-    with pytest.raises(InvalidInput, match="at least two"):
-        read_packages(models[:1])
+    with pytest.raises(InvalidInput, match="expected a model, got none"):
+        read_packages([])
     packages, data = read_packages(models)
+    with pytest.raises(InvalidInput, match="at least 2 networks"):
+        make_cascade(packages[:1], data)
     with pytest.raises(InfeasibleBound):
         make_cascade(packages, data, within=100.0, expected_ms=1e-9)

@@ -1,4 +1,4 @@
-"""``nas cascade``: two or three downloaded models as one that is faster on average."""
+"""``nas cascade``: two or three downloaded models, or the halves of one, as one that is faster on average."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def cascade(
-    models: Annotated[list[Path], typer.Argument(help="Downloaded models of one search.", metavar="MODEL.ZIP...")],
+    models: Annotated[
+        list[Path], typer.Argument(help="Downloaded models of one search, or one alone.", metavar="MODEL.ZIP...")
+    ],
     out: Annotated[Path, typer.Option(help="The zip file to write.")] = Path("cascade.zip"),
     within: Annotated[float, typer.Option(min=0, help="Points below the most accurate model that it may cost.")] = 0.0,
     expected_ms: Annotated[float | None, typer.Option(min=0, help="At most this latency on average.")] = None,
@@ -24,16 +26,21 @@ def cascade(
 
     Thresholds are fitted to the validation images of the search, whose data have to be readable here. The cascade that
     takes least on average is then run on every test image on this machine, in turn with the single model that it
-    replaces. `python run.py images.npy` in the written zip file runs it.
+    replaces. One model alone gets an early exit, behind which the rest of it runs only where the exit is not sure.
+    `python run.py images.npy` in the written zip file runs it.
 
     Example: `nas pull SEARCH all && nas cascade *.zip --within 0.5`
     """
     from nas.cascade_package import make_cascade, read_packages  # brings torch
+    from nas.early_exits import make_early_exit
 
     packages, data = read_packages(models)
-    zip_file, report = make_cascade(
-        packages, data, within=within, expected_ms=expected_ms, p95_ms=p95_ms, most_members=members
-    )
+    if len(packages) == 1:
+        zip_file, report = make_early_exit(packages[0], data, within=within, expected_ms=expected_ms, p95_ms=p95_ms)
+    else:
+        zip_file, report = make_cascade(
+            packages, data, within=within, expected_ms=expected_ms, p95_ms=p95_ms, most_members=members
+        )
     out.write_bytes(zip_file)
     console = Console()
     for line in report_lines(report):
