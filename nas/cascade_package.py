@@ -21,11 +21,21 @@ from numpy.typing import NDArray
 from nas import cascade_run, exported_run
 from nas.cascade_run import GateMember, answer, as_run, prepare
 from nas.core import registry
-from nas.core.cascades import MOST_MEMBERS, FittedCascade, MemberOutputs, fastest, fit_cascades
+from nas.core.cascades import (
+    MOST_MEMBERS,
+    CascadeReport,
+    FittedCascade,
+    MeasuredLatency,
+    MemberOutputs,
+    fastest,
+    fit_cascades,
+    require_classes,
+)
 from nas.core.errors import DataChanged, InvalidInput
 from nas.core.json_types import JsonObject
 from nas.core.model_package import ModelPackage
 from nas.core.ports import Dataset, Split
+from nas.core.spec import DataSpec
 from nas.core.zip_files import zip_bytes
 from nas.export import open_session
 from nas.reproduction import spec_of
@@ -34,21 +44,6 @@ Clock = Callable[[], float]
 MODEL = "model.onnx"
 _BATCH = 256  # images that a model reads at once where nothing is timed
 TIMED_IMAGES = 64  # by which members are timed before cascades are fitted
-
-
-@dataclass(frozen=True)
-class MeasuredLatency:
-    """Milliseconds an image took, over so many images."""
-
-    mean_ms: float
-    median_ms: float
-    p95_ms: float
-    images: int
-
-    @classmethod
-    def of(cls, ms_N: NDArray[np.float64]) -> MeasuredLatency:
-        """The statistics of single images."""
-        return cls(float(ms_N.mean()), float(np.median(ms_N)), float(np.quantile(ms_N, 0.95)), len(ms_N))
 
 
 @dataclass(frozen=True)
@@ -71,46 +66,28 @@ class MemberModel:
         return self.height, self.width
 
 
-@dataclass(frozen=True)
-class CascadeReport:
-    """A chosen cascade beside the ``single`` network that it replaces: the fastest of those given that is as accurate
-    on validation images as was asked for. ``members``: names, the fastest first, with the ``shares`` of test images
-    that each has answered. Accuracies are those on test images, latencies measured there."""
-
-    members: tuple[str, ...]
-    shares: tuple[float, ...]
-    validation_accuracy: float
-    expected_ms: float
-    test_accuracy: float
-    measured: MeasuredLatency
-    single: str
-    single_test_accuracy: float
-    single_measured: MeasuredLatency
-
-    @property
-    def saved_percent(self) -> float:
-        """How much less than the single network the cascade takes on average, in %."""
-        return 100.0 * (1.0 - self.measured.mean_ms / self.single_measured.mean_ms)
-
-
 def read_packages(paths: Sequence[Path]) -> tuple[list[ModelPackage], Dataset]:
-    """Downloaded models of one search and its data. Raises InvalidInput for none, for models of different data and for
-    tasks other than one class per image, and DataChanged where the data are no longer those."""
-    if not paths:
-        raise InvalidInput("cascade: expected a model, got none")
+    """Downloaded models of one search and its data. Raises as ``require_comparable``."""
     packages = [ModelPackage.read(path) for path in paths]
+    return packages, require_comparable(packages, lambda data: registry.load_dataset(data.name).load(data, data.seed))
+
+
+def require_comparable(packages: Sequence[ModelPackage], load: Callable[[DataSpec], Dataset]) -> Dataset:
+    """The data of one search that its exported models have learned from. Raises InvalidInput for none, for models of
+    different data and for tasks other than one class per image, and DataChanged where the data are no longer those."""
+    if not packages:
+        raise InvalidInput("cascade: expected a model, got none")
     hashes = {package.manifest["data"]["content_hash"] for package in packages}
     if len(hashes) > 1:
         raise InvalidInput("cascade: expected models of one search, got models that have learned from different data")
-    spec = spec_of(packages[0].manifest, paths[0])
-    if spec.task.labels != "class":
-        raise InvalidInput(f"cascade: expected models that give one class an image, got the task {spec.task.name!r}")
-    data = registry.load_dataset(spec.data.name).load(spec.data, spec.data.seed)
+    spec = spec_of(packages[0].manifest, "cascade")
+    require_classes(spec)
+    data = load(spec.data)
     if data.content_hash not in hashes:
         raise DataChanged(
             "cascade: the data of the search have changed since: expected those that the models learned from"
         )
-    return packages, data
+    return data
 
 
 def make_cascade(

@@ -30,6 +30,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from nas.core import errors
 from nas.core.access import Scope
+from nas.core.cascade_spec import CascadeBounds
 from nas.core.decision_importance import ImportanceReport
 from nas.core.drift import Drift
 from nas.core.model_spec import ModelSpec, UploadedFile
@@ -47,6 +48,7 @@ from nas.schemas.administration import (
 )
 from nas.schemas.agents import AgentSchema
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
+from nas.schemas.cascades import CascadeFileSchema, CascadeSchema
 from nas.schemas.common import ErrorSchema
 from nas.schemas.devices import (
     DeviceComparisonSchema,
@@ -363,7 +365,27 @@ class Client:
         """The exported files of a search."""
         return self._list(ArtifactSchema, f"/v1/searches/{_segment(search_id)}/artifacts")
 
-    def download(self, artifact: ArtifactSchema, path: Path) -> Path:
+    def make_cascade(
+        self, search_id: str, bounds: CascadeBounds | None = None, key: str | None = None
+    ) -> CascadeSchema:
+        """Have a worker make a cascade of the exported models of a search: a fast one answers where it is sure, others
+        elsewhere. ``key`` as for ``submit``."""
+        path = f"/v1/searches/{_segment(search_id)}/cascades"
+        return self._submit(CascadeSchema, path, bounds or CascadeBounds(), key)
+
+    def cascades(self, search_id: str) -> list[CascadeSchema]:
+        """The cascades of a search, the newest first."""
+        return self._list(CascadeSchema, f"/v1/searches/{_segment(search_id)}/cascades")
+
+    def cascade(self, search_id: str, cascade_id: str) -> CascadeSchema:
+        """One cascade; ``download`` takes its ``file`` once it was made."""
+        return self._get(CascadeSchema, f"/v1/searches/{_segment(search_id)}/cascades/{_segment(cascade_id)}")
+
+    def delete_cascade(self, search_id: str, cascade_id: str) -> None:
+        """Delete a cascade; if it is being made, that stops."""
+        self._request("DELETE", f"/v1/searches/{_segment(search_id)}/cascades/{_segment(cascade_id)}")
+
+    def download(self, artifact: ArtifactSchema | CascadeFileSchema, path: Path) -> Path:
         """Write the file to ``path`` atomically.
 
         Raises StorageError if its sha256 differs or if it cannot be written.

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from nas.cascade_package import (
-    CascadeReport,
     Clock,
     MemberModel,
     cascade_zip,
@@ -28,7 +27,7 @@ from nas.cascade_package import (
     typical_ms,
 )
 from nas.cascade_run import FEATURES
-from nas.core.cascades import FittedCascade, MemberOutputs, fastest, fit_pair
+from nas.core.cascades import CascadeReport, FittedCascade, MemberOutputs, fastest, fit_pair
 from nas.core.errors import InvalidInput
 from nas.core.model_package import ModelPackage
 from nas.core.ports import Dataset

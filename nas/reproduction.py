@@ -33,7 +33,7 @@ def read_manifest(path: Path) -> JsonObject:
     return ModelPackage.read(path).manifest
 
 
-def spec_of(manifest: JsonObject, path: Path) -> SearchSpec:
+def spec_of(manifest: JsonObject, path: Path | str) -> SearchSpec:
     """The spec of the search that a network comes from. Raises InvalidInput for packages of versions that kept none,
     InvalidSpec for a spec that this version cannot run."""
     search = manifest.get("search")

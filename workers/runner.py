@@ -34,6 +34,7 @@ from nas.core.events import (
 )
 from nas.core.jobs import (
     AgentResults,
+    CascadePayload,
     DevicePayload,
     DryRunPayload,
     IntakePayload,
@@ -83,6 +84,7 @@ from predictors.onboarding.refit import RefitService, can_learn, merge_measureme
 from predictors.onboarding.time_limit import out_of_time
 from predictors.storage import load_measurements, load_predictor
 from workers.attempt import EventBatch
+from workers.cascades import cascade_events
 from workers.checkpoints import without_damaged_checkpoints
 from workers.model_intake import take_in
 from workers.remote import RemoteMeasurer
@@ -117,6 +119,8 @@ def _events(payload: JobPayload, blobs: BlobStore, state: SearchState) -> Iterat
             return _onboard(payload, blobs, state)
         case IntakePayload():
             return take_in(payload, blobs, state, time.monotonic, _measurer(payload.measurements, blobs))
+        case CascadePayload():
+            return cascade_events(payload, blobs, state, platform.node())
         case _:
             assert_never(payload)
 

@@ -1,7 +1,8 @@
 """Jobs: what a worker receives, leases on jobs, and the job store interface.
 
-A job is a search, a dry run of one, the onboarding of a device, or the intake of a model. Its payload has one type for
-each; everything that the spec names is resolved when the job is claimed, so that a worker needs no database.
+A job is a search, a dry run of one, a cascade of its models, the onboarding of a device, or the intake of a model. Its
+payload has one type for each; everything that the spec names is resolved when the job is claimed, so that a worker
+needs no database.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, Protocol
 
+from nas.core.cascade_spec import CascadeSpec
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.events import Candidate, EncodedEvent
 from nas.core.model_spec import ModelSpec
@@ -19,8 +21,8 @@ from nas.core.scheduling import NodeResources
 from nas.core.spec import DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.unsupported import ExcludedChoice
 
-JobKind = Literal["search", "device", "dry_run", "model"]
-JobSpec = SearchSpec | DeviceSpec | ModelSpec
+JobKind = Literal["search", "device", "dry_run", "model", "cascade"]
+JobSpec = SearchSpec | DeviceSpec | ModelSpec | CascadeSpec
 AppendOutcome = Literal["continue", "stop", "lost"]
 
 
@@ -160,7 +162,16 @@ class IntakePayload:
     measurements: AgentResults = field(default_factory=dict)
 
 
-JobPayload = SearchPayload | DryRunPayload | OnboardingPayload | IntakePayload
+@dataclass(frozen=True)
+class CascadePayload:
+    """A cascade to make of the exported models of a search, whose ``packages`` are these blobs."""
+
+    kind: ClassVar[JobKind] = "cascade"
+    spec: CascadeSpec
+    packages: tuple[str, ...]
+
+
+JobPayload = SearchPayload | DryRunPayload | OnboardingPayload | IntakePayload | CascadePayload
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Mapping
@@ -25,15 +26,24 @@ class ModelPackage:
     def read(path: Path) -> ModelPackage:
         """The package in a zip file. Raises InvalidInput for a file that is none."""
         try:
-            with zipfile.ZipFile(path) as archive:
-                files = {name: archive.read(name) for name in archive.namelist()}
+            return ModelPackage.unzip(path.read_bytes(), str(path))
+        except OSError as error:
+            raise InvalidInput(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    @staticmethod
+    def unzip(archive: bytes, label: str) -> ModelPackage:
+        """The package in the bytes of a zip file, which errors call by its label. Raises InvalidInput for other
+        bytes."""
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+                files = {name: opened.read(name) for name in opened.namelist()}
             manifest = json.loads(files["manifest.json"])
-        except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        except (zipfile.BadZipFile, KeyError, ValueError) as error:
             raise InvalidInput(
-                f"{path}: expected the zip file of an exported model, with a manifest: {error}"
+                f"{label}: expected the zip file of an exported model, with a manifest: {error}"
             ) from error
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise InvalidInput(f"{path}: expected the zip file of a model that hwnas exported")
+            raise InvalidInput(f"{label}: expected the zip file of a model that hwnas exported")
         return ModelPackage(manifest, files)
 
     @property

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from nas.core.cascade_spec import CascadeSpec
 from nas.core.model_spec import ModelSpec
 from nas.core.spec import DeviceSpec, ResourceSpec, SearchSpec
 
@@ -56,9 +57,15 @@ def fair_order(queued: Iterable[QueuedJob], running: Mapping[str, int]) -> list[
     return order
 
 
-def required_resources(spec: SearchSpec | DeviceSpec | ModelSpec) -> ResourceSpec:
-    """Resources of a job: as its spec says; one core for each measuring thread of an onboarding."""
-    return ResourceSpec(cpus=spec.threads) if isinstance(spec, DeviceSpec) else spec.resources
+def required_resources(spec: SearchSpec | DeviceSpec | ModelSpec | CascadeSpec) -> ResourceSpec:
+    """Resources of a job: as its spec says; one core for each measuring thread of an onboarding, and for a cascade."""
+    match spec:
+        case DeviceSpec():
+            return ResourceSpec(cpus=spec.threads)
+        case CascadeSpec():
+            return ResourceSpec()
+        case _:
+            return spec.resources
 
 
 def fits(required: ResourceSpec, node: NodeResources) -> bool:

@@ -11,6 +11,7 @@ from server.api import (
     agent_files,
     agents,
     candidates,
+    cascades,
     catalog,
     decisions,
     devices,
@@ -65,7 +66,7 @@ def create_app(settings: Settings, store: Store, streams: EventStreams | None = 
     app.add_middleware(RequestMetricsMiddleware, metrics=metrics)
     v1 = APIRouter(dependencies=[Depends(authorizer)], responses=errors.responses(401, 403))
     for routes in (
-        *(catalog, searches, candidates, waterline, scaling, decisions, logs, devices),
+        *(catalog, searches, candidates, waterline, scaling, cascades, decisions, logs, devices),
         *(onboardings, agents, tables, named_data, user_models, administration),
     ):
         v1.include_router(routes.router)

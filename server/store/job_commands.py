@@ -14,6 +14,7 @@ from nas.core.access import Principal
 from nas.core.errors import Conflict, NotFound
 from nas.core.lifecycle import ENDED, STATUSES, JobCommand, JobStatus, check_command
 from server.store import audit, measurements
+from server.store.cascades import delete_cascades
 from server.store.models import Job
 from server.store.onboardings import detach_onboarding, require_no_other_onboarding, require_owner_of_job
 from server.store.quotas import require_queue_quota
@@ -62,6 +63,7 @@ def delete(session: Session, job_id: str, by: Principal, now: float) -> None:
     students = select(Job.id).where(unfinished, Job.spec["retrain", "teacher", "search"].as_string() == job_id)
     if active := session.scalars(students).all():
         raise Conflict(f"search {job_id} cannot be deleted yet: {', '.join(active)} learns from its model")
+    delete_cascades(session, job_id, now)
     session.execute(update(Job).where(Job.parent_id == job_id).values(parent_id=None))
     session.delete(job)
 

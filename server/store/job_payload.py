@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from nas.core.arch import Arch
+from nas.core.cascade_spec import CascadeSpec
 from nas.core.device import DeviceProfile
 from nas.core.errors import InvalidSpec
 from nas.core.events import Candidate, Origin
@@ -26,6 +27,7 @@ from nas.core.metrics import METRICS
 from nas.core.model_spec import ModelSpec
 from nas.core.runtimes import Precision
 from nas.core.spec import DeviceSpec, SearchSpec, parse_spec
+from server.store.cascades import cascade_payload
 from server.store.mapping import card_of
 from server.store.measurements import agent_results, agent_seconds
 from server.store.models import DeviceRow, Job, PointRow, PredictorRow, ReadingRow
@@ -44,6 +46,8 @@ def build_payload(session: Session, job: Job) -> JobPayload:
         return _onboarding_payload(session, job)
     if job.kind == "model":
         return _intake_payload(session, job)
+    if job.kind == "cascade":
+        return cascade_payload(session, parse_spec(CascadeSpec, job.spec))
     payload = _search_payload(session, job)
     return DryRunPayload(payload) if job.kind == "dry_run" else payload
 

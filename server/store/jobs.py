@@ -18,11 +18,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from nas.core.access import LOCAL, LOCAL_OWNER, Principal
+from nas.core.cascade_spec import CascadeSpec
 from nas.core.device import DeviceProfile
 from nas.core.errors import Conflict, HwnasError, InvalidInput, InvalidSpec
 from nas.core.events import EncodedEvent, MeasurementsWanted, StatusChanged
 from nas.core.jobs import AppendOutcome, JobKind, JobSpec, Lease, LeaseToken
 from nas.core.lifecycle import LEASED
+from nas.core.model_spec import ModelSpec
 from nas.core.scheduling import NodeResources, required_resources
 from nas.core.spec import DeviceSpec, SearchSpec
 from server.store import audit, job_commands, measurements
@@ -381,7 +383,15 @@ def _find_by_key(session: Session, spec: JobSpec, key: str, owner: str) -> str |
 
 
 def _kind_of(spec: JobSpec) -> JobKind:
-    return "search" if isinstance(spec, SearchSpec) else "device" if isinstance(spec, DeviceSpec) else "model"
+    match spec:
+        case SearchSpec():
+            return "search"
+        case DeviceSpec():
+            return "device"
+        case ModelSpec():
+            return "model"
+        case CascadeSpec():
+            return "cascade"
 
 
 def _read_spec(spec_type: type[JobSpec], record: dict[str, JsonValue]) -> JobSpec | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from server.store.readers.candidates import CandidateReader
+from server.store.readers.cascades import CascadeReader
 from server.store.readers.devices import DeviceReader
 from server.store.readers.named_data import NamedDataReader
 from server.store.readers.predictors import PredictorReader
@@ -14,6 +15,7 @@ from server.store.readers.user_models import UserModelReader
 
 class Queries(
     SearchReader,
+    CascadeReader,
     CandidateReader,
     DeviceReader,
     NamedDataReader,

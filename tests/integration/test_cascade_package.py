@@ -14,16 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from nas.cascade_package import CascadeReport, make_cascade, read_packages
+from nas.cascade_package import make_cascade, read_packages
 from nas.cascade_run import answer, load_members, prepare
-from nas.core.arch import Arch
+from nas.core.cascades import CascadeReport
 from nas.core.errors import InfeasibleBound, InvalidInput
 from nas.core.ports import Problem
-from nas.core.provenance import Provenance
-from nas.packaging import package
 from nas.training import samplers
-from nas.training.pipeline import Pipeline
 from server.cli.commands.cascade import report_lines
+from tests.support.cascades import untrained_packages
 from tests.support.engine import SPEC, problem
 
 
@@ -36,29 +34,12 @@ def searched() -> Problem:
 @pytest.fixture(scope="module")
 def models(searched: Problem, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Exported networks at three sizes of images; they have learned nothing."""
-    folder, pipeline = tmp_path_factory.mktemp("models"), Pipeline(searched.data, "cpu")
-    net, ladder = searched.space.supernet(0), samplers.ladder(searched.space)
+    folder, ladder = tmp_path_factory.mktemp("models"), samplers.ladder(searched.space)
     paths = []
-    for arch in (ladder[0], ladder[1], ladder[-1]):
-        archive, _ = _exported(searched, net.subnet(arch).eval(), arch, pipeline)
+    for arch, archive in untrained_packages(searched, (ladder[0], ladder[1], ladder[-1])).items():
         paths.append(folder / f"{arch.id}.zip")
         paths[-1].write_bytes(archive)
     return paths
-
-
-def _exported(searched: Problem, module: torch.nn.Module, arch: Arch, pipeline: Pipeline) -> tuple[bytes, object]:
-    return package(
-        module,
-        arch,
-        searched.space,
-        searched.data,
-        mean=pipeline.mean,
-        std=pipeline.std,
-        seed=0,
-        metrics={},
-        int8=False,
-        provenance=Provenance("a-search", searched.spec, None),
-    )
 
 
 @pytest.fixture(scope="module")

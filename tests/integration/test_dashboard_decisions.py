@@ -81,6 +81,48 @@ def test_axes_logarithms_and_bounds_are_chosen(page: Any, dashboard: ServedDashb
     expect(chart).to_contain_text("Parameters (exact)")
 
 
+@pytest.mark.slow
+def test_cascades_are_made_read_and_deleted(page: Any, dashboard: ServedDashboard) -> None:
+    search = dashboard.search_id(THREE)
+    page.goto(f"{dashboard.url}/searches/{search}")
+    page.locator("summary", has_text="a cascade of two or three models").click()
+    entries = page.locator(".cascade-entry")
+    made, failed = entries.nth(0), entries.nth(1)
+    expect(made).to_contain_text("It takes 60 % less time on average than the single network, and is 0.25 points less")
+    expect(made).to_contain_text("answers 80%")
+    expect(made.get_by_role("link", name=re.compile("Download"))).to_have_attribute(
+        "href", re.compile(rf"^/v1/searches/{search}/cascades/[0-9a-f]+/file$")
+    )
+    expect(failed).to_contain_text("none reaches 97 % within the bounds")
+    failed.get_by_role("button", name="Delete").click()
+    page.get_by_role("button", name="Delete cascade").click()
+    expect(entries).to_have_count(1)
+    page.get_by_label("Accuracy it may cost").fill("0.5")
+    page.get_by_role("button", name=re.compile("Make a cascade of")).click()
+    expect(entries).to_have_count(2)
+    expect(entries.nth(0)).to_contain_text("queued")
+    expect(entries.nth(0)).to_contain_text("at most 0.5 points below the best")
+
+
+@pytest.mark.slow
+def test_a_network_of_the_front_is_scaled(page: Any, dashboard: ServedDashboard, finished: str) -> None:
+    page.goto(f"{dashboard.url}/searches/{finished}")
+    page.locator("summary", has_text="a cascade of two or three models").click()
+    expect(page.get_by_text("A cascade needs two exported models")).to_be_visible()
+    page.locator("summary", has_text="scaled to another bound").click()
+    page.get_by_role("button", name="Scale", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text("expected a limit above 0")
+    page.get_by_label("At most", exact=True).fill("0.4")
+    page.get_by_role("button", name="Scale", exact=True).click()
+    expect(page.get_by_role("heading", name=re.compile("not yet trained"))).to_be_visible()
+    expect(page.get_by_text("95 % upper bound")).to_be_visible()
+    expect(page.get_by_role("region", name="code").last).to_contain_text("references:\n  - {name: scaled")
+    page.get_by_label("At most", exact=True).fill("0.000001")
+    page.get_by_role("button", name="Scale", exact=True).click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("heading", name=re.compile("not yet trained"))).to_have_count(0)
+
+
 @pytest.mark.parametrize("path", ["/", "/searches/{finished}", "/compare/searches", "/compare/networks"])
 def test_pages_have_no_serious_findings_of_axe(page: Any, dashboard: ServedDashboard, finished: str, path: str) -> None:
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")

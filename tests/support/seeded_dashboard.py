@@ -25,6 +25,8 @@ from fastapi import FastAPI
 
 from nas.core.access import LOCAL, Principal
 from nas.core.arch import as_archs, mutate, sample
+from nas.core.cascade_spec import CASCADE_STAGE, CascadeSpec, StoredCascade
+from nas.core.cascades import CascadeReport, MeasuredLatency
 from nas.core.device import DeviceProfile
 from nas.core.events import (
     Candidate,
@@ -229,6 +231,13 @@ def export_events(store: Store, candidates: Sequence[Candidate], bound_ms: float
         for point in members
         for name, media_type in files.items()
     ]
+
+
+def package_events(store: Store, candidates: Sequence[Candidate]) -> list[Event]:
+    """The zip file of each network of the front of the search."""
+    members = _front([p for p in candidates if p.origin == "search"], None)
+    blob = store.blobs.put(b"a zip file")
+    return [Exported(point.arch, f"{point.arch.id}.zip", blob, 10, "application/zip") for point in members]
 
 
 def partition_results() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -448,8 +457,39 @@ def _seed_three_objectives(seeds: Seeds) -> None:
     attempt.append(StageFinished("train", 0.0, {"reused": True}), StageStarted("explore", 2, 6))
     attempt.append(*exploration_events(points), StageFinished("explore", 31.0), StageStarted("verify", 3, 6))
     attempt.append(*verification_events(points, profile, None), StageFinished("verify", 9.0))
-    attempt.append(*export_events(store, points, None), StageFinished("export", 9.0))
+    attempt.append(*export_events(store, points, None), *package_events(store, points), StageFinished("export", 9.0))
     attempt.finish()
+    _seed_cascades(seeds, points)
+
+
+def _seed_cascades(seeds: Seeds, points: Sequence[Candidate]) -> None:
+    """One that was made, and one that was asked to be faster than any can be."""
+    search, members = seeds.ids[THREE], _front([p for p in points if p.origin == "search"], None)
+    fast, good = members[1].arch.id, members[-1].arch.id
+    report = CascadeReport(
+        members=(fast, good),
+        shares=(0.8, 0.2),
+        validation_accuracy=97.5,
+        expected_ms=0.25,
+        test_accuracy=97.25,
+        measured=MeasuredLatency(0.24, 0.15, 0.75, 360),
+        single=good,
+        single_test_accuracy=97.5,
+        single_measured=MeasuredLatency(0.6, 0.6, 0.62, 360),
+    )
+    stored = StoredCascade(report, "node-a", seeds.store.blobs.put(b"a cascade"), 9)
+    _claim_cascade(seeds, CascadeSpec(search=search, within=0.5)).finish(
+        "failed", "cascades: none reaches 97 % within the bounds on latency; the most accurate reaches 96.2 %"
+    )
+    attempt = _claim_cascade(seeds, CascadeSpec(search=search))
+    attempt.append(StageFinished(CASCADE_STAGE, 4.0, stored.as_json()))
+    attempt.finish()
+
+
+def _claim_cascade(seeds: Seeds, spec: CascadeSpec) -> Attempt:
+    seeds.clock.pass_(4.0)
+    job_id = seeds.store.jobs.submit(spec, None, parent=spec.search, stages=(CASCADE_STAGE,), by=seeds.owner)
+    return claim_job(seeds.store, job_id)
 
 
 def _seed_running(seeds: Seeds) -> None:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from nas.cascade_package import CascadeReport
+    from nas.core.cascades import CascadeReport
 
 
 def cascade(

@@ -13,14 +13,16 @@ from nas.client import Client
 from nas.core.access import Principal
 from nas.core.errors import HwnasError
 from nas.schemas.named_data import DataCheckSchema, NamedDataSchema
+from server.dashboard.actions import DATA_SETS, Action, ActionBar
 from server.dashboard.data_sets.list_page import pixels_text
-from server.dashboard.dialogs import confirm
 from server.dashboard.elements import breadcrumbs, definition_list, div, heading, notice, text
 from server.dashboard.layout import PageShell, page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.polling import Poller
 from server.dashboard.search.data_card import draw_data
 from server.dashboard.service_calls import call_service
+
+Refresh = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,11 @@ async def data_set_page(client: Client, name: str) -> None:
         return DataSnapshot(data, client.data_samples(name) if data.samples else b"", may_change)
 
     with page_layout(client, name, "/data") as shell:
-        refused = problem_view("Searches would refuse it")
-        actions = DataActions(client, shell, name, refused, lambda: poller.refresh())
-        header = MemoizedView(functools.partial(_draw_header, actions))
+        refused = problem_view("The service refused")
+        actions = ActionBar(client, shell, _leave, refused.show, DATA_SETS)
+        unusable = problem_view("Searches would refuse it")
+        check = functools.partial(_check, client, shell, name, unusable.show, lambda: poller.refresh())
+        header = MemoizedView(functools.partial(_draw_header, actions, check))
         content = MemoizedView(_draw_content, "stack")
 
         def draw(snapshot: DataSnapshot) -> None:
@@ -55,52 +59,23 @@ async def data_set_page(client: Client, name: str) -> None:
         await poller.start()
 
 
-class DataActions:
-    """What the owner can do with a data set. ``refresh`` reads the service again."""
-
-    def __init__(
-        self,
-        client: Client,
-        shell: PageShell,
-        name: str,
-        refused: MemoizedView[[str | None]],
-        refresh: Callable[[], Awaitable[None]],
-    ) -> None:
-        self._client, self._shell, self._name, self._refused = client, shell, name, refused
-        self._refresh = refresh
-
-    def draw(self) -> None:
-        """The buttons."""
-        ui.button("Check again", icon="fact_check", on_click=self._check).props("outline no-caps")
-        ui.button("Delete", icon="delete_outline", on_click=self._delete).props("outline no-caps color=negative")
-
-    async def _check(self) -> None:
-        with self._shell.content:
-            try:
-                result = await call_service(self._client.check_data, self._name)
-            except HwnasError as error:
-                ui.notify(str(error), type="negative", multi_line=True)
-                return
-            self._refused.show("\n".join(result.problems) or None)
-            ui.notify(_verdict(result), type="warning" if result.problems or result.changed else "positive")
-        await self._refresh()
-
-    async def _delete(self) -> None:
-        with self._shell.content:
-            warning = "The name is removed, and what was uploaded for it unless a search has read it."
-            if not await confirm(f"Delete data set {self._name}?", warning, "Delete data set"):
-                return
-            try:
-                await call_service(_delete, self._client, self._name)
-            except HwnasError as error:
-                ui.notify(str(error), type="negative", multi_line=True)
-                return
-            ui.navigate.to("/data")
+async def _leave(_: Action) -> None:
+    ui.navigate.to("/data")
 
 
-def _delete(client: Client, name: str) -> bool:
-    client.delete_data(name)
-    return True
+async def _check(
+    client: Client, shell: PageShell, name: str, show_refusal: Callable[[str | None], None], refresh: Refresh
+) -> None:
+    """Read the data set again, and say what has become of it."""
+    with shell.content:
+        try:
+            checked = await call_service(client.check_data, name)
+        except HwnasError as error:
+            ui.notify(str(error), type="negative", multi_line=True)
+            return
+        show_refusal("\n".join(checked.problems) or None)
+        ui.notify(_verdict(checked), type="warning" if checked.problems or checked.changed else "positive")
+    await refresh()
 
 
 def _verdict(result: DataCheckSchema) -> str:
@@ -109,13 +84,14 @@ def _verdict(result: DataCheckSchema) -> str:
     return {True: "It has changed", False: "It is unchanged", None: "It was read in part only"}[result.changed]
 
 
-def _draw_header(actions: DataActions, data: NamedDataSchema, may_change: bool) -> None:
+def _draw_header(actions: ActionBar, check: Refresh, data: NamedDataSchema, may_change: bool) -> None:
     breadcrumbs(("Data", "/data"), (data.name, ""))
     with div("flow").style("margin-top: .35rem"):
         heading(data.name)
         div("grow")
         if may_change:
-            actions.draw()
+            ui.button("Check again", icon="fact_check", on_click=check).props("outline no-caps")
+            actions.draw({data.name: None})
     text(f"{data.data.name}; owner {data.owner}", "small muted")
 
 

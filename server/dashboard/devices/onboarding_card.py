@@ -1,4 +1,4 @@
-"""The onboardings of a device, and the changes that its owner can make: to them, to its name, and its end."""
+"""The onboardings of a device, and the changes that its owner can make: to them, and to its name."""
 
 from __future__ import annotations
 
@@ -10,16 +10,15 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.access import Principal
-from nas.core.errors import HwnasError
 from nas.core.lifecycle import ENDED, JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.devices import DeviceSchema, OnboardingSchema
 from server.dashboard import formatting
-from server.dashboard.dialogs import confirm, dialog_buttons, priority_dialog
+from server.dashboard.actions import ONBOARDINGS, Action, ActionBar
+from server.dashboard.dialogs import dialog_buttons, priority_dialog
 from server.dashboard.elements import badge, div, heading, text
 from server.dashboard.layout import PageShell
 from server.dashboard.memoized_view import MemoizedView, problem_view
-from server.dashboard.search_actions import ONBOARDINGS, ActionBar, SearchAction
 from server.dashboard.service_calls import call_service
 
 
@@ -118,12 +117,12 @@ class OnboardingCard:
             'flat dense no-caps size=sm aria-label="change priority"'
         )
 
-    async def _after_action(self, _action: SearchAction) -> None:
+    async def _after_action(self, _action: Action) -> None:
         await self._refresh()
 
 
-def draw_device_actions(client: Client, shell: PageShell, name: str) -> None:
-    """Buttons to rename and to delete a device."""
+def draw_rename(client: Client, shell: PageShell, name: str) -> None:
+    """A button to rename a device."""
 
     def ask_name() -> None:
         with shell.content:
@@ -139,22 +138,4 @@ def draw_device_actions(client: Client, shell: PageShell, name: str) -> None:
                 dialog_buttons(dialog, "Rename", send)
             dialog.open()
 
-    async def delete() -> None:
-        with shell.content:
-            consequence = "Its onboardings and predictors are removed for good. Searches that have ended remain."
-            if not await confirm(f"Delete device {name}?", consequence, "Delete device"):
-                return
-            try:
-                await call_service(_delete, client, name)
-            except HwnasError as error:
-                ui.notify(str(error), type="negative", multi_line=True)
-                return
-            ui.navigate.to("/devices")
-
     ui.button("Rename", icon="edit", on_click=ask_name).props("outline no-caps")
-    ui.button("Delete", icon="delete_outline", on_click=delete).props("outline no-caps color=negative")
-
-
-def _delete(client: Client, name: str) -> bool:
-    client.delete_device(name)
-    return True

@@ -17,10 +17,11 @@ from nas.schemas.agents import AgentSchema
 from nas.schemas.devices import DeviceSchema, OnboardingSchema
 from nas.schemas.predictors import PredictorVersionSchema
 from server.dashboard import formatting
+from server.dashboard.actions import DEVICES, Action, ActionBar
 from server.dashboard.devices.compare_page import compare_url
 from server.dashboard.devices.device_text import agent_text, processor_text, queue_entry_text
 from server.dashboard.devices.history_cards import draw_drift, draw_versions
-from server.dashboard.devices.onboarding_card import OnboardingCard, draw_device_actions, may_change
+from server.dashboard.devices.onboarding_card import OnboardingCard, draw_rename, may_change
 from server.dashboard.devices.predictor_card import draw_predictors
 from server.dashboard.elements import badge, breadcrumbs, definition_list, div, heading, notice, text
 from server.dashboard.job_stages import draw_stages
@@ -60,7 +61,9 @@ async def device_page(client: Client, name: str) -> None:
         )
 
     with page_layout(client, name, "/devices") as shell:
-        header = MemoizedView(functools.partial(_draw_header, client, shell))
+        refused = problem_view("The service refused")
+        actions = ActionBar(client, shell, _leave, refused.show, DEVICES)
+        header = MemoizedView(functools.partial(_draw_header, client, shell, actions))
         error = problem_view("Adding this device failed")
         warnings = MemoizedView(_draw_warnings)
         stale = MemoizedView(_draw_stale)
@@ -96,9 +99,14 @@ async def device_page(client: Client, name: str) -> None:
         await poller.start()
 
 
+async def _leave(_: Action) -> None:
+    ui.navigate.to("/devices")
+
+
 def _draw_header(
     client: Client,
     shell: PageShell,
+    actions: ActionBar,
     name: str,
     status: JobStatus,
     owner: str,
@@ -121,7 +129,8 @@ def _draw_header(
             "outline no-caps"
         )
         if may_change_it:
-            draw_device_actions(client, shell, name)
+            draw_rename(client, shell, name)
+            actions.draw({name: None})
     text(f"{processor}; owner {owner}", "small muted")
 
 

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from nicegui import ui
 
 from nas.client import Client
 from nas.core.access import Principal
-from nas.core.errors import HwnasError
-from nas.core.lifecycle import ALLOWED_STATUSES, JobStatus
+from nas.core.lifecycle import JobStatus
 from nas.models.stored import ParentLatency, ParentQuality
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.dashboard import formatting
-from server.dashboard.dialogs import confirm
+from server.dashboard.actions import MODELS, Action, ActionBar
 from server.dashboard.elements import badge, breadcrumbs, div, heading, notice, stat, text
 from server.dashboard.job_stages import draw_stages
-from server.dashboard.layout import PageShell, page_layout
+from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.models.report_card import draw_report
 from server.dashboard.polling import Poller
-from server.dashboard.service_calls import call_service
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,15 @@ async def model_page(client: Client, name: str) -> None:
         return ModelSnapshot(model, reader.has_scope("submit") and reader.may_change(model.owner))
 
     with page_layout(client, name, "/models") as shell:
-        actions = ModelActions(client, shell, name, lambda: poller.refresh())
+        problem = problem_view("The service refused")
+
+        async def after(action: Action) -> None:
+            if action.verb == "delete":
+                ui.navigate.to("/models")
+            else:
+                await poller.refresh()
+
+        actions = ActionBar(client, shell, after, problem.show, MODELS)
         header = MemoizedView(functools.partial(_draw_header, actions))
         refusal = problem_view("The model was refused")
         intake = MemoizedView(_draw_intake)
@@ -68,51 +73,8 @@ async def model_page(client: Client, name: str) -> None:
         await poller.start()
 
 
-class ModelActions:
-    """What the owner can do with a model. ``refresh`` reads the service again."""
-
-    def __init__(self, client: Client, shell: PageShell, name: str, refresh: Callable[[], Awaitable[None]]) -> None:
-        self._client, self._shell, self._name, self._refresh = client, shell, name, refresh
-
-    def draw(self, status: JobStatus, refused: bool) -> None:
-        """The buttons that the status allows; a file that was ``refused`` is not tried again."""
-        if status in ALLOWED_STATUSES["cancel"]:
-            ui.button("Cancel", icon="stop", on_click=lambda: self._act(self._client.cancel_intake)).props(
-                "outline no-caps"
-            )
-        if status in ALLOWED_STATUSES["retry"] and not refused:
-            ui.button("Retry", icon="replay", on_click=lambda: self._act(self._client.retry_intake)).props(
-                "outline no-caps"
-            )
-        ui.button("Delete", icon="delete_outline", on_click=self._delete).props("outline no-caps color=negative")
-
-    async def _act(self, command: Callable[[str], UserModelSchema]) -> None:
-        with self._shell.content:
-            try:
-                await call_service(command, self._name)
-            except HwnasError as error:
-                ui.notify(str(error), type="negative", multi_line=True)
-        await self._refresh()
-
-    async def _delete(self) -> None:
-        with self._shell.content:
-            if not await confirm(f"Delete model {self._name}?", "It is removed for good.", "Delete model"):
-                return
-            try:
-                await call_service(_delete, self._client, self._name)
-            except HwnasError as error:
-                ui.notify(str(error), type="negative", multi_line=True)
-                return
-            ui.navigate.to("/models")
-
-
-def _delete(client: Client, name: str) -> bool:
-    client.delete_model(name)
-    return True
-
-
 def _draw_header(
-    actions: ModelActions,
+    actions: ActionBar,
     name: str,
     status: JobStatus,
     source: str,
@@ -130,7 +92,7 @@ def _draw_header(
                 "outline no-caps"
             )
         if may_change:
-            actions.draw(status, refused)
+            actions.draw({name: status}, without=("retry",) if refused else ())
     text(source, "small muted")
 
 

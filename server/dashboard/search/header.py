@@ -13,6 +13,7 @@ from nas.core.lifecycle import JobStatus
 from nas.core.spoken_names import spoken_name
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
+from server.dashboard.actions import Action, ActionBar
 from server.dashboard.dialogs import priority_dialog
 from server.dashboard.elements import badge, breadcrumbs, div, heading, text
 from server.dashboard.layout import PageShell
@@ -20,7 +21,6 @@ from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.permissions import may_submit
 from server.dashboard.search.fork_dialog import can_fork, fork_dialog
 from server.dashboard.search.view_model import RelatedSearch, SearchSnapshot
-from server.dashboard.search_actions import ActionBar, SearchAction
 from server.dashboard.service_calls import call_service
 
 
@@ -102,7 +102,7 @@ class SearchHeader:
         elif search.priority:
             text(f"priority {search.priority}", tag="span")
 
-    async def _after_action(self, action: SearchAction) -> None:
+    async def _after_action(self, action: Action) -> None:
         if action.verb == "delete":
             ui.navigate.to("/")
         else:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 
 from nicegui import events, ui
 
 from nas.client import Client
-from nas.core.errors import HwnasError
 from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateSchema
 from nas.schemas.jobs import EventSchema
@@ -17,7 +15,8 @@ from server.dashboard.chart_view import labelled_chart
 from server.dashboard.charts.axes import metric_kinds
 from server.dashboard.charts.importance import importance_chart
 from server.dashboard.charts.parallel import parallel_chart, parallel_metrics
-from server.dashboard.elements import div, notice, text
+from server.dashboard.elements import div, text
+from server.dashboard.lazy_fold import LazyFold
 from server.dashboard.search.timeline import KINDS, TimelineBar, rows_of, timeline_bars
 from server.dashboard.service_calls import call_service
 
@@ -34,44 +33,25 @@ class InsightCard:
         self._box = div("card stack")
         self._box.set_visibility(False)
         with self._box:
-            self._fold("Which decisions matter", self._draw_importance)
-            self._fold("Parallel coordinates", self._draw_parallel)
-            self._fold("Timeline of stages and attempts", self._draw_timeline)
+            self._importance = LazyFold("Which decisions matter", self._draw_importance)
+            self._parallel = LazyFold("Parallel coordinates", self._draw_parallel)
+            self._timeline = LazyFold("Timeline of stages and attempts", self._draw_timeline)
 
     def show(self, candidates: tuple[CandidateSchema, ...]) -> None:
         """Offer the views of these candidates; one that is open is drawn again when it is opened next."""
         self._candidates = candidates
         self._box.set_visibility(bool(candidates))
 
-    def _fold(self, title: str, draw: Callable[[ui.element], Awaitable[None]]) -> None:
-        with div("fold", "details") as fold:
-            text(title, tag="summary")
-            body = div("stack")
-
-        async def toggle(event: events.GenericEventArguments) -> None:
-            if event.args:
-                await self._redraw(body, draw)
-
-        fold.on("toggle", toggle, js_handler="(event) => emit(event.target.open)")
-
-    async def _redraw(self, body: ui.element, draw: Callable[[ui.element], Awaitable[None]]) -> None:
-        try:
-            await draw(body)
-        except HwnasError as error:
-            body.clear()
-            with body:
-                notice("info", "Nothing to show yet", str(error))
-
-    async def _draw_importance(self, body: ui.element) -> None:
+    async def _draw_importance(self) -> None:
         report = await call_service(self._client.importance, self._search_id, self._metric)
-        body.clear()
+        self._importance.body.clear()
         names = {name: METRICS[name].label for name in metric_kinds(self._candidates)}
-        with body:
+        with self._importance.body:
             choice = ui.select(names, value=report.metric, label="For").props("outlined dense").classes("decision")
 
             async def change(event: events.ValueChangeEventArguments[str]) -> None:
                 self._metric = event.value
-                await self._redraw(body, self._draw_importance)
+                await self._importance.redraw()
 
             choice.on_value_change(change)
             label = f"Importance of the decisions for {METRICS[report.metric].label}"
@@ -84,19 +64,19 @@ class InsightCard:
                 "small muted",
             )
 
-    async def _draw_parallel(self, body: ui.element) -> None:
+    async def _draw_parallel(self) -> None:
         metrics = parallel_metrics(self._candidates)
-        body.clear()
-        with body:
+        self._parallel.body.clear()
+        with self._parallel.body:
             chart = parallel_chart(self._candidates, metrics)
             labelled_chart(chart, "chart", f"Candidates over {len(metrics)} metrics; the better end is up")
             text("The better end is up. Drag along an axis to keep the lines within a range.", "small muted")
 
-    async def _draw_timeline(self, body: ui.element) -> None:
+    async def _draw_timeline(self) -> None:
         logged = await call_service(self._read_events)
         bars = timeline_bars(logged, datetime.now(UTC))
-        body.clear()
-        with body:
+        self._timeline.body.clear()
+        with self._timeline.body:
             _draw_bars(bars)
 
     def _read_events(self) -> list[EventSchema]:

@@ -33,6 +33,7 @@ from server.dashboard.search.relaxation_card import RelaxationCard
 from server.dashboard.search.sensitivity_card import draw_sensitivities, sensitivities_of
 from server.dashboard.search.status_text import StatusExplanation, explain
 from server.dashboard.search.summary_card import SearchHeadlines, draw_summary
+from server.dashboard.search.variant_card import VariantCard
 from server.dashboard.search.view_model import SearchSnapshot
 
 
@@ -67,6 +68,7 @@ async def search_page(client: Client, search_id: str) -> None:
         rank_correlation = RankCorrelationCard()
         relaxation = RelaxationCard()
         candidates = CandidateTableCard(search_id)
+        variants = VariantCard(client, shell, search_id)
         insights = InsightCard(client, search_id)
         with div("cols"):
             with div("stack"):
@@ -95,6 +97,7 @@ async def search_page(client: Client, search_id: str) -> None:
             rank_correlation.show(search.rank_correlation)
             relaxation.show(snapshot.traces, snapshot.cells, DiscretizationSummary.of(search.stages))
             candidates.show(snapshot.candidates, snapshot.candidate_count, snapshot.marks)
+            variants.show(search, snapshot.front, snapshot.artifacts, editable=editable)
             insights.show(snapshot.candidates)
             charts.set_visibility(bool(snapshot.candidates))
             hypervolume.show(search, snapshot.front.device)

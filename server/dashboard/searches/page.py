@@ -13,13 +13,13 @@ from nas.core.lifecycle import STATUSES, JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.searches import SearchSchema
 from server.dashboard import formatting
+from server.dashboard.actions import Action, ActionBar
 from server.dashboard.compare_links import MOST_SEARCHES, searches_url
 from server.dashboard.elements import code_block, div, heading, text
 from server.dashboard.layout import page_layout
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.permissions import may_submit
 from server.dashboard.polling import Poller
-from server.dashboard.search_actions import ActionBar, SearchAction
 from server.dashboard.searches.rows import best_quality, draw_row
 
 _PAGE_SIZE = 25
@@ -173,7 +173,7 @@ class SearchList:
             self._state.selected.clear()
             await self._poller.refresh()
 
-    async def _after_action(self, _: SearchAction) -> None:
+    async def _after_action(self, _: Action) -> None:
         self._state.selected.clear()
         self._listing.invalidate()
         await self._poller.refresh()

@@ -27,6 +27,7 @@ from nas.schemas.predictors import PredictorCardSchema
 from nas.schemas.searches import SearchSchema
 from server.api.app import create_app
 from server.dashboard import formatting
+from server.dashboard.actions import ACTIONS
 from server.dashboard.candidate.architecture_svg import architecture_svg, blocks, is_used
 from server.dashboard.charts.axes import ChartSettings, Evidence, chart_axes
 from server.dashboard.charts.comparison import comparison_chart
@@ -39,7 +40,6 @@ from server.dashboard.charts.relaxation import by_run, operation_weights_chart, 
 from server.dashboard.front_text import front_caption, limit_text
 from server.dashboard.search.event_log import EventHistory
 from server.dashboard.search.status_text import explain, last_interruption, status_periods
-from server.dashboard.search_actions import ACTIONS
 from server.dashboard.spec_text import spec_text
 from server.settings import Settings
 from tests.support.seeded_dashboard import FINISHED, QUARANTINED, QUEUED, RUNNING, THREE, seeded_store
