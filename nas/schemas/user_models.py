@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
+from nas.core.jobs import JobKind
 from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
 from nas.models.intake import IntakeReport
@@ -40,7 +41,17 @@ class UserModelSchema(JobSchema):
     refused: bool = False
 
 
+class ModelUserSchema(BaseModel):
+    """What needs a model, so that it cannot be deleted: a ``device`` by its name, a ``search`` or ``dry_run`` by its
+    id."""
+
+    kind: JobKind
+    name: str
+
+
 class UserModelDetailSchema(UserModelSchema):
-    """A model with its intake report, which is None until it was read."""
+    """A model with its intake report, which is None until it was read, and its ``users``: it can be deleted once these
+    are."""
 
     report: IntakeReport | None = None
+    users: list[ModelUserSchema] = Field(default_factory=list)

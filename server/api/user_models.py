@@ -109,7 +109,7 @@ def get_model(name: str, store: CurrentStore, principal: CurrentPrincipal) -> Us
     """A model with its intake report: what of it may be narrowed, skipped and scaled, and what may not and why."""
     model = store.queries.user_model(name, principal)
     report = IntakeReport.from_json(store.blobs.get(model.report_blob)) if model.report_blob is not None else None
-    return UserModelDetailSchema(**vars(model), report=report)
+    return UserModelDetailSchema(**vars(model), report=report, users=store.queries.model_users(name))
 
 
 @router.get(

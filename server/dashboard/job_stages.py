@@ -20,11 +20,12 @@ def draw_stages(stages: tuple[StageSchema, ...], time_left: str, status: JobStat
     with div("card"):
         with div("stages"):
             for stage in stages:
-                with div(f"stage {stage.status}"):
+                with div(f"stage {stage.status}{' cut' if is_cut_off(stage) else ''}"):
                     progress_bar(formatting.fraction(stage))
                     with div("title"):
                         is_running = stage.status == "running"
                         glyph = _JOB_GLYPHS.get(status, "✕") if is_running else _STAGE_GLYPHS[stage.status]
+                        glyph = "◐" if is_cut_off(stage) else glyph
                         text(glyph, tag="span")
                         text(stage.name, tag="span")
                     for line in _stage_lines(stage):
@@ -33,9 +34,16 @@ def draw_stages(stages: tuple[StageSchema, ...], time_left: str, status: JobStat
             text(formatting.sentence(time_left), "small muted").style("margin-top: .8rem")
 
 
+def is_cut_off(stage: StageSchema) -> bool:
+    """Whether a stage has ended before all was done, as at the time limit of a search."""
+    return stage.status == "finished" and stage.done < stage.total
+
+
 def _stage_lines(stage: StageSchema) -> Iterable[str]:
     if stage.status == "running" and stage.total:
         yield f"{stage.done} of {stage.total} {stage.unit}".strip()
+    if is_cut_off(stage):
+        yield f"ended after {stage.done} of {stage.total} {stage.unit}".strip()
     if stage.seconds and stage.status != "waiting":
         yield formatting.duration(stage.seconds)
     if stage.status == "running":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from sqlalchemy import Engine, Select, select
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 from nas.core.access import Principal
 from nas.core.errors import Conflict, InvalidSpec, NotFound
 from nas.core.events import Event, StageFinished
-from nas.core.jobs import ParentBlobs
+from nas.core.jobs import JobKind, ParentBlobs
 from nas.core.lifecycle import ENDED
 from nas.core.model_spec import ModelSpec
 from nas.core.parent import Preprocessing
@@ -131,7 +132,7 @@ def intakes_of(name: str) -> Select[Job]:
 class ModelUser:
     """What needs a model: a device by its name, a search or dry run by its id."""
 
-    kind: str
+    kind: JobKind
     name: str
 
     @property
@@ -144,7 +145,7 @@ def users_of(session: Session, name: str) -> list[ModelUser]:
     """The searches, dry runs and devices whose space starts from a model."""
     query = select(Job.kind, Job.id, Job.name).where(Job.spec["space"]["model"].as_string() == name)
     users = (
-        ModelUser(row.kind, row.name if row.kind == "device" else row.id)
+        ModelUser(cast(JobKind, row.kind), row.name if row.kind == "device" else row.id)
         for row in session.execute(query.where(Job.kind != "model").order_by(Job.created_at, Job.id))
     )
     return list(dict.fromkeys(users))

@@ -116,3 +116,25 @@ def watched(context: Any) -> Iterator[Any]:
     watch.page.close()
     assert watch.errors == [], watch.errors
     assert watch.outside == []
+
+
+def serious_findings(page: Any) -> list[str]:
+    """What axe finds on a page that keeps people from using it, in the theme that it has."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe-playwright-python")
+    return [
+        f"{f['id']}: {f['nodes'][0]['html'][:160]} ({len(f['nodes'])})"
+        for f in axe.Axe().run(page).response["violations"]
+        if f["impact"] in ("serious", "critical")
+    ]
+
+
+def require_accessible(page: Any) -> None:
+    """No width makes a page scroll sideways, and axe has no serious findings in either theme."""
+    for width in (1600, 1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_function(f"document.documentElement.scrollWidth <= {width}")  # charts follow a moment later
+    page.set_viewport_size({"width": 1280, "height": 1000})
+    for scheme in ("dark", "light"):
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.wait_for_function(f"document.body.classList.contains('body--dark') == {str(scheme == 'dark').lower()}")
+        assert serious_findings(page) == [], scheme

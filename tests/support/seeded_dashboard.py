@@ -1,9 +1,10 @@
 """A service with searches in every status and devices of every kind, over a seeded store, for tests of the dashboard.
 
-Run it with the dashboard on top:  python -m tests.support.seeded_dashboard FD [full|reader|many|empty|down]
+Run it with the dashboard on top:  python -m tests.support.seeded_dashboard FD [full|reader|many|models|empty|down]
 It serves on the listening socket with that file descriptor, and prints a token that may read. ``reader`` requires
-tokens, and ada owns its searches; ``many`` has a thousand searches more; ``down`` mounts the dashboard on a service
-that does not answer. While it serves, one search runs and whatever is submitted is picked up by a worker.
+tokens, and ada owns its searches; ``many`` has a thousand searches more; ``models`` has models of users; ``down``
+mounts the dashboard on a service that does not answer. While it serves, one search runs and whatever is submitted is
+picked up by a worker.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from nas.core.events import (
     Event,
     Exported,
     HypervolumeAt,
+    InputRefused,
     Measured,
     Origin,
     Progress,
@@ -43,9 +45,14 @@ from nas.core.events import (
     Warned,
 )
 from nas.core.jobs import JobSpec, SearchPayload
+from nas.core.model_spec import FileSource, ModelSpec
 from nas.core.rank_correlation import Tau, rank_advice
 from nas.core.scheduling import NodeResources
 from nas.core.spec import BudgetSpec, DeviceSpec, ObjectiveSpec, ResourceSpec, SearchSpec, SpaceSpec, StrategySpec
+from nas.models.blocks import ResidualBlock
+from nas.models.channels import ChannelGroup, FixedChannels
+from nas.models.intake import IntakeReport, OutlinedLayer, ResolutionReport
+from nas.models.stored import READ_STAGE, ModelSummary, StoredModel
 from nas.schemas.administration import QuotaLimits
 from predictors.storage import dump_predictor
 from server.api.app import create_app
@@ -63,6 +70,7 @@ CANCELLED = "stopped by hand"
 PAUSED = "parked over night"
 QUARANTINED = "too big for its machine"
 QUEUED = "waiting for its turn"
+USED_MODEL, FREE_MODEL, REFUSED_MODEL = "traffic-signs", "fruit", "from-a-colleague"
 SPACE = seeding.default_space()
 MEASURED_ARCHS = seeding.networks(SPACE, 160)
 NODES = (NodeResources(16, 2, 128, {"gpu": "a100"}), NodeResources(8, 0, 32))
@@ -505,6 +513,62 @@ def _seed_running(seeds: Seeds) -> None:
     seeds.running, seeds.waiting = attempt, events[middle:]
 
 
+# Models of users
+
+
+def seed_models(seeds: Seeds) -> None:
+    """A model that a device and a search are for, one of which nothing is, and one whose file was refused."""
+    seeds.clock.go_to(2 * DAY_S)
+    for name in (USED_MODEL, FREE_MODEL):
+        attempt = _begin_intake(seeds.store, name)
+        attempt.append(StageFinished(READ_STAGE, 2.0, _read_model(seeds.store).as_json()))
+        attempt.finish()
+    space = SpaceSpec(name="own_model", model=USED_MODEL)
+    attempt = claim_job(seeds.store, seeding.submit_device(seeds.store, DeviceSpec(name="signs-board", space=space)))
+    attempt.finish("failed", "measure: the device was too unsteady: variation 38 %, expected at most 10 %")
+    refused = _begin_intake(seeds.store, REFUSED_MODEL)
+    refused.append(InputRefused("it holds objects of its own classes"))
+    refused.finish("failed", f"{REFUSED_MODEL}.pt2: it holds objects of its own classes, which are not opened")
+
+
+def _begin_intake(store: Store, name: str) -> Attempt:
+    source = FileSource(blob=store.blobs.put(name.encode()), filename=f"{name}.pt2")
+    return claim_job(store, store.jobs.submit(ModelSpec(name=name, source=source), None, stages=(READ_STAGE,)))
+
+
+def _read_model(store: Store) -> StoredModel:
+    """A model of twelve layers with long names; its graph and weights are not read here."""
+    layers = tuple(
+        OutlinedLayer(f"features.{i}.block.conv", "conv2d", 16 * (1 + i // 3), 32 // (1 + i // 3)) for i in range(11)
+    )
+    names = [layer.name for layer in layers]
+    report = IntakeReport(
+        inputs=(("x", (2, 1, 8, 8)),),
+        outputs=((2, 10),),
+        parameters=1_234_567,
+        convolutions=11,
+        batch_norms=11,
+        any_batch=True,
+        groups=tuple(
+            ChannelGroup(name, layer.channels, layer.channels, (name,), tuple(names[i + 1 : i + 2]))
+            for i, (name, layer) in enumerate(zip(names[:9], layers, strict=False))
+        ),
+        fixed=(
+            FixedChannels(names[10], 64, names[10], "they are flattened"),
+            FixedChannels("classifier", 10, "classifier", "they are outputs of the model"),
+        ),
+        blocks=(ResidualBlock("features.4", "features.4.add", "x", (), tuple(names[4:6])),),
+        resolution=ResolutionReport(True, 1),
+        layers=(*layers, OutlinedLayer("classifier", "linear", 10, 1)),
+    )
+    return StoredModel(
+        graph=store.blobs.put(b"a graph"),
+        weights=store.blobs.put(b"the weights"),
+        report=store.blobs.put(report.to_json()),
+        summary=ModelSummary.of(report),
+    )
+
+
 # Who uses the service
 
 
@@ -537,6 +601,8 @@ def seeded_store(folder: Path, contents: str = "full") -> Iterator[Seeds]:
             seed_devices(seeds)
             seed_searches(seeds)
             seed_access(seeds)
+        if contents == "models":
+            seed_models(seeds)
         if contents == "many":
             for i in range(200):
                 seeds.submit(SearchSpec(name=f"sweep {i}", seed=i), 20 * DAY_S + 3600.0 * i)

@@ -9,7 +9,9 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.access import Principal
+from nas.core.jobs import JobKind
 from nas.core.lifecycle import JobStatus
+from nas.core.spoken_names import spoken_name
 from nas.models.stored import ParentLatency, ParentQuality
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.dashboard import formatting
@@ -53,6 +55,7 @@ async def model_page(client: Client, name: str) -> None:
         intake = MemoizedView(_draw_intake)
         figures = MemoizedView(_draw_figures)
         report = MemoizedView(draw_report, "stack")
+        users = MemoizedView(_draw_users)
 
         def draw(snapshot: ModelSnapshot) -> None:
             model = snapshot.model
@@ -68,6 +71,7 @@ async def model_page(client: Client, name: str) -> None:
             intake.show(model)
             figures.show(model.quality, model.latency)
             report.show(model.report)
+            users.show(tuple((user.kind, user.name) for user in model.users))
 
         poller = Poller(shell, fetch, draw, lambda snapshot: formatting.is_moving(snapshot.model))
         await poller.start()
@@ -128,3 +132,29 @@ def _draw_intake(model: UserModelDetailSchema) -> None:
         )
     if not formatting.is_over(model):
         draw_stages(tuple(model.stages), formatting.time_left(model), model.status)
+
+
+def _draw_users(users: tuple[tuple[JobKind, str], ...]) -> None:
+    """What keeps a model from being deleted, with links to where that is deleted."""
+    if not users:
+        return
+    with div("card stack"):
+        heading("Used by", 2)
+        with div("flow"):
+            for kind, name in users:
+                _draw_user(kind, name)
+        text(
+            "It can be deleted once these are. A device was measured for the networks of this model: to free the "
+            "model, delete the device, or the search, on its page.",
+            "small muted",
+        )
+
+
+def _draw_user(kind: JobKind, name: str) -> None:
+    match kind:
+        case "device":
+            ui.link(f"device {name}", f"/devices/{name}")
+        case "search":
+            ui.link(f"search {spoken_name(name)}", f"/searches/{name}")
+        case _:
+            text(f"{kind.replace('_', ' ')} {name}, until it has ended", tag="span")

@@ -8,13 +8,13 @@ from sqlalchemy.orm import Session
 from nas.core.access import Principal
 from nas.core.model_spec import ModelSpec
 from nas.models.stored import latency_of, quality_of
-from nas.schemas.user_models import UserModelSchema
+from nas.schemas.user_models import ModelUserSchema, UserModelSchema
 from server.store.database import reading
 from server.store.mapping import job_schema
 from server.store.models import Job, UserModelRow
 from server.store.queue import wait_reasons
 from server.store.readers.base import Reader
-from server.store.user_models import UsableModel, preprocessing_of, require_model, require_usable
+from server.store.user_models import UsableModel, preprocessing_of, require_model, require_usable, users_of
 
 
 class UserModelReader(Reader):
@@ -31,6 +31,11 @@ class UserModelReader(Reader):
         """One model. Raises NotFound, also for another owner's."""
         with reading(self._engine) as session:
             return self._user_model_schema(session, require_model(session, name, by))
+
+    def model_users(self, name: str) -> list[ModelUserSchema]:
+        """What needs a model, so that it cannot be deleted."""
+        with reading(self._engine) as session:
+            return [ModelUserSchema(kind=user.kind, name=user.name) for user in users_of(session, name)]
 
     def intake_job(self, name: str, by: Principal) -> str:
         """The id of the latest intake of a model. Raises NotFound, also for another owner's."""
