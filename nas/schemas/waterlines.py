@@ -55,7 +55,7 @@ class WaterlineSchema(BaseModel):
     @property
     def source_sentence(self) -> str:
         """Where the figures of the machine are from, for people."""
-        rates = f"{self.flops_per_s:.3g} operations and {self.bytes_per_s:.3g} bytes per second"
+        rates = f"{self.flops_per_s / 1e9:.3g} G operations and {self.bytes_per_s / 1e9:.3g} GB per second"
         if self.source == "fitted":
             return (
                 f"{rates}: fitted to {self.networks} networks measured on {self.device}, whose latencies they miss by "

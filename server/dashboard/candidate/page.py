@@ -70,53 +70,51 @@ async def candidate_page(client: Client, search_id: str, arch: str, origin: str)
         return CandidateSnapshot(search, detail, tuple(devices), tuple(client.marks(search_id)), client.me(), line)
 
     with page_layout(client, f"Candidate {arch}", "") as shell:
+        header = MemoizedView(_draw_header)
         mark = MarkEditor(client, search_id, arch)
-        page = MemoizedView(_draw)
+        page = MemoizedView(_draw, "stack")
 
         def draw(snapshot: CandidateSnapshot) -> None:
             search = snapshot.search
             mark.show(mark_of(snapshot.marks, arch), editable=may_submit(snapshot.principal))
-            page.show(search.spec.name, search.id, snapshot.detail, snapshot.protocol, snapshot.waterline)
+            header.show(search.spec.name, search.id, snapshot.detail)
+            page.show(snapshot.detail, snapshot.protocol, snapshot.waterline)
 
         await Poller(shell, fetch, draw, lambda _: False).start()
 
 
-def _draw(
-    search_name: str,
-    search_id: str,
-    detail: CandidateDetailSchema,
-    protocol: MeasurementProtocol | None,
-    waterline: WaterlineSchema | None,
-) -> None:
+def _draw_header(search_name: str, search_id: str, detail: CandidateDetailSchema) -> None:
     candidate = detail.candidate
-    with div("stack"):
-        with div():
-            breadcrumbs(("Searches", "/"), (search_name, f"/searches/{search_id}"), (candidate.arch, ""))
-            with div("flow").style("margin-top: .35rem"):
-                heading(f"Candidate {candidate.arch}")
-                badge(candidate.status)
-            origins = {"search": "proposed by the search", "baseline": "drawn by the random baseline"}
-            origin = origins.get(candidate.origin, f"reference: {candidate.name}")
-            on_front = "on the front" if candidate.on_front else "not on the front"
-            with div("flow small muted"):
-                text(spoken_name(candidate.arch), "spoken", "span")
-                text(f"{origin}, {on_front}; input {shape_text(detail.input_shape)}", tag="span")
-                ui.link("Compare with another", networks_url(f"{search_id}/{candidate.arch}", ""))
-        with div("card"), div("figures"):
-            for name in (n for n in METRICS if n in candidate.metrics and n != "val_loss"):
-                metric_stat(name, candidate.metrics[name])
-        if candidate.devices:
-            draw_devices(candidate)
-        _draw_classes(detail)
-        architecture = blocks(detail.layers, detail.choices)
-        draw_cells(detail.cells)
-        draw_architecture(architecture, detail)
-        draw_waterline(waterline)
-        with div("cols even"):
-            draw_measurement(candidate, protocol)
-            _draw_downloads(detail)
-        draw_layers(candidate.measurement)
-        draw_choices(architecture, detail.choices)
+    breadcrumbs(("Searches", "/"), (search_name, f"/searches/{search_id}"), (candidate.arch, ""))
+    with div("flow").style("margin-top: .35rem"):
+        heading(f"Candidate {candidate.arch}")
+        badge(candidate.status)
+    origins = {"search": "proposed by the search", "baseline": "drawn by the random baseline"}
+    origin = origins.get(candidate.origin, f"reference: {candidate.name}")
+    on_front = "on the front" if candidate.on_front else "not on the front"
+    with div("flow small muted"):
+        text(spoken_name(candidate.arch), "spoken", "span")
+        text(f"{origin}, {on_front}; input {shape_text(detail.input_shape)}", tag="span")
+        ui.link("Compare with another", networks_url(f"{search_id}/{candidate.arch}", ""))
+
+
+def _draw(detail: CandidateDetailSchema, protocol: MeasurementProtocol | None, line: WaterlineSchema | None) -> None:
+    candidate = detail.candidate
+    with div("card"), div("figures"):
+        for name in (n for n in METRICS if n in candidate.metrics and n != "val_loss"):
+            metric_stat(name, candidate.metrics[name])
+    if candidate.devices:
+        draw_devices(candidate)
+    _draw_classes(detail)
+    architecture = blocks(detail.layers, detail.choices)
+    draw_cells(detail.cells)
+    draw_architecture(architecture, detail)
+    draw_waterline(line)
+    with div("cols even"):
+        draw_measurement(candidate, protocol)
+        _draw_downloads(detail)
+    draw_layers(candidate.measurement)
+    draw_choices(architecture, detail.choices)
 
 
 def _draw_classes(detail: CandidateDetailSchema) -> None:

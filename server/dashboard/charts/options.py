@@ -15,7 +15,12 @@ SEARCH, BASELINE, BAD, PURPLE, INK, FAINT, GRID, SURFACE = (
     f"var(--{name})" for name in ("c-search", "c-random", "c-bad", "c-purple", "ink", "ink-2", "grid", "surface")
 )
 RUN_COLOURS = (SEARCH, BASELINE, *(f"var(--c-{name})" for name in ("purple", "good", "sky", "sand")))
+SHORT_NUMBER = (
+    "v => { const [size, unit] = [[1e9, ' G'], [1e6, ' M'], [1e3, ' k']].find(s => Math.abs(v) >= s[0]) ?? [1, '']; "
+    "return +(v / size).toPrecision(3) + unit; }"
+)
 STAR = "path://M50 5l13 31 34 3-26 22 8 33-29-18-29 18 8-33-26-22 34-3z"
+_PHONE_WIDTH = 420  # pixels of a chart
 # A legend's icon for a line without symbols.
 _LINE_ICONS = {
     "solid": "path://M0 4h18v2H0z",
@@ -104,10 +109,15 @@ def log_axis(title: str, values: Iterable[float], *, gap: int = 28) -> Options:
 
 
 def zoom() -> Options:
-    """A box to draw around what is to be enlarged, with buttons to go back, and Ctrl with the wheel."""
+    """A box to draw around what is to be enlarged, with buttons to go back, and Ctrl with the wheel. On a phone, where
+    two fingers do it, the buttons leave their place to the legend."""
     wheel = {"type": "inside", "filterMode": "none", "zoomOnMouseWheel": "ctrl", "moveOnMouseMove": False}
     titles = {"zoom": "Zoom: draw a box", "back": "Zoom out"}
     return {
+        "media": [
+            {"query": {"maxWidth": _PHONE_WIDTH}, "option": {"toolbox": {"show": False}, "legend": {"right": 0}}},
+            {"option": {"toolbox": {"show": True}, "legend": {"right": 110}}},
+        ],
         "dataZoom": [{**wheel, "xAxisIndex": 0}, {**wheel, "yAxisIndex": 0}],
         "toolbox": {
             "right": 8,

@@ -41,7 +41,7 @@ def overlaid_fronts(searches: Sequence[SearchSchema], fronts: Sequence[FrontSche
     return {
         **base_options(),
         **zoom(),
-        "legend": legend(series) | {"right": 90},
+        "legend": legend(series),
         "tooltip": tooltip(),
         "xAxis": value_axis(x.title, [p[0] for p in points], floor=0.0),
         "yAxis": value_axis(y.title, [p[1] for p in points], floor=0.0, ceiling=ceiling, gap=44),

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 
 from nas.core.metrics import METRICS
 from nas.schemas.candidates import CandidateSchema
-from server.dashboard.charts.options import BASELINE, FAINT, GRID, INK, SEARCH, Options, base_options
+from server.dashboard.charts.options import (
+    BASELINE,
+    FAINT,
+    GRID,
+    INK,
+    SEARCH,
+    SHORT_NUMBER,
+    SURFACE,
+    Options,
+    base_options,
+)
 
 MOST_AXES, MOST_LINES = 8, 500
 _LEFT_OUT = ("val_loss", "trained_deviation")
@@ -41,7 +51,7 @@ def parallel_chart(candidates: Sequence[CandidateSchema], metrics: Sequence[str]
                 "max": "dataMax",
                 "nameLocation": "start" if METRICS[name].goal == "min" else "end",
                 "inverse": METRICS[name].goal == "min",  # the better end is up
-                "axisLabel": {"color": FAINT, ":formatter": "v => +(+v).toPrecision(3)"},
+                "axisLabel": {"color": INK, "backgroundColor": SURFACE, "padding": [1, 3], ":formatter": SHORT_NUMBER},
                 "axisLine": {"lineStyle": {"color": GRID}},
             }
             for i, name in enumerate(metrics)

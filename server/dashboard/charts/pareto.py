@@ -72,7 +72,7 @@ def pareto_chart(
     return {
         **base_options(),
         **zoom(),
-        "legend": legend(series) | {"right": 90},
+        "legend": legend(series),
         "tooltip": tooltip(),
         "xAxis": log_axis(x.title, x_values) if settings.log_x else value_axis(x.title, x_values, floor=0.0),
         "yAxis": log_axis(y.title, y_values, gap=44)

@@ -117,6 +117,10 @@ def _open_candidate(event: events.EChartPointClickEventArguments) -> None:
         ui.navigate.to(candidate_url(event.data["search"], event.data["arch"], "search"))
 
 
+def _per_hour(cost: SearchCost) -> str:
+    return formatting.MISSING if cost.volume_per_hour is None else formatting.significant(cost.volume_per_hour)
+
+
 def _draw_costs(costs: Sequence[SearchCost]) -> None:
     titles = (
         "Search",
@@ -148,7 +152,9 @@ def _draw_costs(costs: Sequence[SearchCost]) -> None:
                         formatting.share(cost.volume),
                         formatting.count(search.evaluations),
                         formatting.duration(search.busy_seconds),
-                        formatting.figure(cost.volume_per_hour, ".3g"),
+                        formatting.MISSING
+                        if cost.volume_per_hour is None
+                        else formatting.significant(cost.volume_per_hour),
                     ):
                         text(value, "num", "td")
         text(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from nas.client import MEDIA_TYPES, Client
 from nas.core.errors import HwnasError, InvalidInput
 from nas.core.runtimes import PRECISIONS
-from nas.core.spec import DeviceSpec, parse_spec
+from nas.core.spec import DeviceSpec, SpaceSpec, parse_spec
 from nas.schemas.agents import AgentSchema
 from nas.schemas.predictors import LatencyTableSchema
 from nas.schemas.service import SpaceSchema
@@ -55,8 +55,11 @@ class AddForm:
         self._address = address
         self._table: LatencyTableSchema | None = None
         self._secret: tuple[str, str] | None = None  # the name of an agent, and its token
-        presets = {s.name: s.presets for s in spaces}
-        names = list(presets) or ["mobilenet_v3"]
+        self._presets = {s.name: s.presets for s in spaces}
+        self._of_model = [s.name for s in spaces if s.of_model]
+        usual = SpaceSpec().name
+        names = list(self._presets) or [usual]
+        space = usual if usual in names else names[0]
         with div("card stack"):
             heading("Add a device", 2)
             self._source = ui.toggle(_SOURCES, value="worker", on_change=self._show_fields).props("no-caps unelevated")
@@ -71,8 +74,8 @@ class AddForm:
                     ui.number("Time limit (hours)", min=0.001, format="%g").props("clearable"),
                     "of measuring; then it learns from what was measured",
                 )
-                self._space = _field(ui.select(names, value=names[0], label="Search space"))
-                space_presets = presets.get(names[0]) or ["digits"]
+                self._space = _field(ui.select(names, value=space, label="Search space"))
+                space_presets = self._presets.get(space) or ["digits"]
                 self._preset = _field(ui.select(space_presets, value=space_presets[0], label="Space preset"))
                 self._model = _field(
                     ui.select({"": "None"} | {name: name for name in models}, value="", label="Model"),
@@ -96,9 +99,9 @@ class AddForm:
                     "with parts that do nothing, or without",
                 )
             text("Use the space and data of the searches that will use the predictor.", "small muted")
-            self._space.on_value_change(
-                lambda e: self._preset.set_options(presets.get(e.value) or [], value=next(iter(presets[e.value]), None))
-            )
+            self._space.on_value_change(self._offer_presets)
+            self._model.on_value_change(self._follow_model)
+            self._offer_presets()
             with div("stack tight") as self._agent_section:
                 self._draw_agent_section()
             with div("stack tight") as self._table_section:
@@ -151,6 +154,19 @@ class AddForm:
             return
         self._secret = (self._name.value, token.secret)
         self._show_command()
+
+    def _offer_presets(self) -> None:
+        """Offer the presets of the space, or a model where it starts from one."""
+        presets = self._presets.get(self._space.value) or []
+        self._preset.set_options(presets, value=next(iter(presets), None))
+        self._preset.set_visibility(bool(presets))
+        if self._space.value not in self._of_model:
+            self._model.value = ""
+
+    def _follow_model(self) -> None:
+        """Choose a space that starts from a model, if one is chosen."""
+        if self._model.value and self._of_model and self._space.value not in self._of_model:
+            self._space.value = self._of_model[0]
 
     def _show_fields(self) -> None:
         source = self._source.value

@@ -98,7 +98,7 @@ class OnboardingCard:
             with div("right flow", "td"):
                 if row.may_change:
                     bar = ActionBar(self._client, self._shell, self._after_action, self._problem.show, ONBOARDINGS)
-                    bar.draw({row.id: row.status})
+                    bar.draw({row.id: row.status}, without=("delete",) if row.status == "succeeded" else ())
 
     def _draw_priority(self, row: OnboardingRow) -> None:
         if not row.may_change or row.status in ENDED:

@@ -79,7 +79,8 @@ async def device_page(client: Client, name: str) -> None:
             device, profile = snapshot.device, snapshot.device.profile
             comparable = snapshot.comparable if device.predictors else ()
             owns = may_change(snapshot.principal, device.owner)
-            header.show(device.name, device.status, device.owner, processor_text(device), comparable, owns)
+            facts = f"{processor_text(device)}; owner {device.owner}"
+            header.show(device.name, device.status, facts, bool(device.predictors), comparable, owns)
             error.show(device.error if device.status == "failed" else None)
             warnings.show(tuple(device.warnings))
             stale.show(tuple(device.stale))
@@ -109,8 +110,8 @@ def _draw_header(
     actions: ActionBar,
     name: str,
     status: JobStatus,
-    owner: str,
-    processor: str,
+    facts: str,
+    is_usable: bool,
     comparable: tuple[str, ...],
     may_change_it: bool,
 ) -> None:
@@ -125,13 +126,14 @@ def _draw_header(
                 label="Compare with",
                 on_change=lambda e: ui.navigate.to(compare_url(name, e.value)),
             ).props("outlined dense options-dense").style("min-width: 11rem")
-        ui.button("New search", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
-            "outline no-caps"
-        )
+        if is_usable:
+            ui.button("New search", icon="add", on_click=lambda: ui.navigate.to(f"/submit?device={name}")).props(
+                "outline no-caps"
+            )
         if may_change_it:
             draw_rename(client, shell, name)
             actions.draw({name: None})
-    text(f"{processor}; owner {owner}", "small muted")
+    text(facts, "small muted")
 
 
 def _draw_warnings(warnings: tuple[str, ...]) -> None:

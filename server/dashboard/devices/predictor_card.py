@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from statistics import fmean
 
+from nicegui import ui
+
 from nas.core.lifecycle import JobStatus
 from nas.core.predictor_card import EnergyAccuracy, TransferChoice
 from nas.schemas.predictors import PredictorCardSchema
@@ -19,8 +21,11 @@ def draw_predictors(cards: list[PredictorCardSchema], status: JobStatus) -> None
     if not cards:
         with div("card empty"):
             heading("No predictor yet", 2)
-            hint = "Add the device again." if status == "failed" else "It is fitted at the end of the onboarding."
-            text(hint, "muted")
+            if status == "failed":
+                text("Retry its onboarding above, or add the device again with other settings.", "muted")
+                ui.link("Add a device", "/devices")
+            else:
+                text("It is fitted at the end of the onboarding.", "muted")
         return
     with div("stack"):
         for card in cards:

@@ -46,6 +46,10 @@ class ModelForm:
                 self._timm = ui.input("Model of timm").props('outlined dense hint="with its published weights"')
                 self._mean = ui.input("Mean of the pixels").props('outlined dense hint="such as 123.7, 116.3, 103.5"')
                 self._std = ui.input("Their standard deviation").props('outlined dense hint="such as 58.4, 57.1, 57.4"')
+                self._data = ui.select({"": "None"}, value="", label="Judge it on").props("outlined dense")
+                self._data.props('hint="a data set: the quality of its test images"')
+                self._device = ui.select({"": "None"}, value="", label="Measure it on").props("outlined dense")
+                self._device.props('hint="a device: its latency as it came"')
             text(
                 "Mean and standard deviation by channel, for pixel values 0 to 255, as in the model's training. "
                 "Without them, images are normalised by the statistics of a search's data.",
@@ -59,6 +63,11 @@ class ModelForm:
                 div("grow")
                 self._button = ui.button("Add model", on_click=self._send).props("unelevated no-caps")
         self._show_fields()
+
+    def offer(self, data_sets: tuple[str, ...], devices: tuple[str, ...]) -> None:
+        """Offer data sets to judge the model on and devices to measure it on; what was chosen stays."""
+        for select, names in ((self._data, data_sets), (self._device, devices)):
+            select.set_options({"": "None"} | {name: name for name in names}, value=select.value)
 
     def _show_fields(self) -> None:
         for element, source in ((self._file_section, "file"), (self._entry_point, "package"), (self._timm, "timm")):
@@ -80,6 +89,10 @@ class ModelForm:
         record: dict[str, object] = {"name": self._name.value, "source": self._source_record()}
         if self._weights.uploaded is not None:
             record["weights"] = self._weights.uploaded.model_dump()
+        if self._data.value:
+            record["data"] = {"name": self._data.value}
+        if self._device.value:
+            record["device"] = self._device.value
         if self._mean.value or self._std.value:
             record["preprocessing"] = {
                 "mean": _numbers("mean", self._mean.value),

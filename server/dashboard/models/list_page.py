@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from textwrap import shorten
 
@@ -20,8 +21,23 @@ from server.dashboard.polling import Poller
 _LONGEST = 160  # characters of an error in the list
 
 
+@dataclass(frozen=True)
+class ModelsSnapshot:
+    """The reader's models, and the names of data sets and of devices that measure."""
+
+    models: list[UserModelSchema]
+    data_sets: tuple[str, ...]
+    devices: tuple[str, ...]
+
+
 async def models_page(client: Client) -> None:
     """All models, and a form to add one."""
+
+    def fetch() -> ModelsSnapshot:
+        devices = (d.name for d in client.devices() if d.profile is not None and d.profile.measurable)
+        names = (*client.datasets(), *(data.name for data in client.data_sets()))
+        return ModelsSnapshot(client.models(), names, tuple(devices))
+
     with page_layout(client, "Models", "/models") as shell:
         heading("Models")
         text(
@@ -30,10 +46,17 @@ async def models_page(client: Client) -> None:
             "muted",
         )
         listing = MemoizedView(_draw_models)
-        ModelForm(client)
-        await Poller(
-            shell, client.models, listing.show, lambda models: any(formatting.is_moving(m) for m in models)
-        ).start()
+        form = ModelForm(client)
+        offer = MemoizedView(form.offer)
+
+        def draw(snapshot: ModelsSnapshot) -> None:
+            listing.show(snapshot.models)
+            offer.show(snapshot.data_sets, snapshot.devices)
+
+        def is_active(snapshot: ModelsSnapshot) -> bool:
+            return any(formatting.is_moving(model) for model in snapshot.models)
+
+        await Poller(shell, fetch, draw, is_active).start()
 
 
 def _draw_models(models: list[UserModelSchema]) -> None:

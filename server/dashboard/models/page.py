@@ -67,7 +67,7 @@ async def model_page(client: Client, name: str) -> None:
                 snapshot.may_change,
                 model.refused,
             )
-            refusal.show(model.error if model.status in ("failed", "quarantined") else None)
+            refusal.show(_refusal(model))
             intake.show(model)
             figures.show(model.quality, model.latency)
             report.show(model.report)
@@ -98,6 +98,14 @@ def _draw_header(
         if may_change:
             actions.draw({name: status}, without=("retry",) if refused else ())
     text(source, "small muted")
+
+
+def _refusal(model: UserModelSchema) -> str | None:
+    """Why a model was not taken in, and what can be done."""
+    if model.error is None or model.status not in ("failed", "quarantined"):
+        return None
+    error = formatting.sentence(model.error)
+    return f"{error} It is not tried again: add another file under this name." if model.refused else error
 
 
 def _source_text(model: UserModelSchema) -> str:

@@ -46,12 +46,7 @@ def _metric_columns() -> tuple[str, ...]:
     return ("proxy_score", *qualities, *further, *_COST_COLUMNS)
 
 
-_STATUS_LABELS: Mapping[Status, str] = {
-    "verified": "✓ verified",
-    "unverified": "□ unverified",
-    "violated": "▲ violated",
-    "fallback": "◪ fallback",
-}
+_STATUS_GLYPHS: Mapping[Status, str] = {"verified": "✓", "unverified": "□", "violated": "▲", "fallback": "◪"}
 _ORIGINS: dict[Origin, str] = {"search": "Search", "baseline": "Random baseline", "reference": "References"}
 _MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
 _HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")
@@ -87,7 +82,7 @@ class CandidateTableCard:
             self._table.on("row-click", self._open, [[], ["url"], None])
 
     def _draw_filters(self) -> None:
-        statuses: dict[str, str] = {"": "Any status", **{s: s for s in _STATUS_LABELS}}
+        statuses: dict[str, str] = {"": "Any status", **{s: s for s in _STATUS_GLYPHS}}
         with div("card-head"):
             heading("Candidates", 2)
             self._count = text("", "small muted", "span")
@@ -186,7 +181,8 @@ _ARCH_CELL = """<q-td :props="props"><a :href="props.row.url" @click.stop>{{ pro
 <span v-if="props.row.extrapolated" title="outside the domain of the latency predictor"> ◇</span>
 <div class="mono small muted">{{ props.row.label }}</div></q-td>"""
 _STATUS_CELL = """<q-td :props="props">
-<span v-if="props.row.measured" :class="'badge ' + props.value">{{ props.row.status_label }}</span>
+<span v-if="props.row.measured" :class="'badge ' + props.value" :title="props.value">{{ props.row.glyph }}
+<span class="words">{{ props.value }}</span></span>
 <span v-else class="muted">not measured</span></q-td>"""
 _FORMATS = {  # JavaScript, by unit
     "%": "v => v == null ? '–' : v.toFixed(2)",
@@ -224,7 +220,7 @@ def _row(candidate: CandidateSchema, search_id: str, mark: MarkBody) -> TableRow
         "url": candidate_url(search_id, candidate.arch, candidate.origin),
         "origin": candidate.origin,
         "status": candidate.status,
-        "status_label": _STATUS_LABELS[candidate.status],
+        "glyph": _STATUS_GLYPHS[candidate.status],
         "measured": candidate.measurement is not None,
         "front": candidate.on_front,
         "starred": mark.starred,

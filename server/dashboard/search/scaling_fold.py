@@ -87,10 +87,10 @@ def _draw_network(network: ScaledNetworkSchema | None) -> None:
     with div("figures"):
         if network.predicted_ms is not None and network.upper_ms is not None:
             upper = f"95 % upper bound {formatting.quantity(network.upper_ms, 'ms')} on {network.device}"
-            stat("latency", formatting.quantity(network.predicted_ms, "ms"), "predicted", upper)
+            stat("Predicted latency", formatting.quantity(network.predicted_ms, "ms"), "predicted", upper)
         times = f"{formatting.significant(network.macs_factor)} times as many"
         stat("MACs", formatting.count(network.macs), "exact", times)
-        stat("parameters", formatting.count(network.params), "exact")
+        stat("Parameters", formatting.count(network.params), "exact")
     if network.extrapolated:
         notice("warn", "Nothing like it was measured", "The prediction is outside the domain of the predictor.")
     if network.at_end:

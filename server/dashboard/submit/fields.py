@@ -70,6 +70,7 @@ class SpecFields:
             with div("form"):
                 self._draw_advanced_fields(options)
         self._space.on_value_change(self._offer_presets)
+        self._model.on_value_change(self._follow_model)
         self._space.on_value_change(lambda: self._supernet.set_options(self._supernets(), value=self._supernet.value))
         self._spaces, self._strategies = options.spaces, {s.name: s for s in options.strategies}
         self._strategy.on_value_change(self._offer_spaces)
@@ -215,6 +216,11 @@ class SpecFields:
     def _offer_presets(self) -> None:
         presets = self._presets.get(self._space.value, [])
         self._preset.set_options(presets, value=presets[0] if presets else None)
+
+    def _follow_model(self) -> None:
+        """Choose a space that starts from a model, if one is chosen."""
+        if self._model.value and self._of_model and self._space.value not in self._of_model:
+            self._space.value = min(self._of_model)
 
     def _record(self) -> SpecRecord:
         """The spec as a record. Raises InvalidSpec for malformed YAML."""
