@@ -7,7 +7,7 @@ much of each kind's time remains in a whole network (fused, cached) and what a n
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -24,6 +24,7 @@ FREE = ("skip", "reshape")  # operations that no runtime executes
 MOST_LAYERS = 2500  # distinct ones of a space, beyond which measuring each would take hours
 _STILL = 1024  # networks in a row that bring no new layer
 _GROUP = 256
+_MOST_SUMS = 50_000  # networks whose sums are kept
 
 
 def layer_key(layer: Layer) -> str:
@@ -33,8 +34,8 @@ def layer_key(layer: Layer) -> str:
 
 
 def distinct_layers(space: SearchSpace, archs: Sequence[Arch]) -> dict[str, Layer]:
-    """The layers to measure for these networks, by key."""
-    return {layer_key(layer): layer for arch in archs for layer in space.layers(arch)}
+    """The layers to measure for these networks, by key; equal networks are described once."""
+    return {layer_key(layer): layer for arch in dict.fromkeys(archs) for layer in space.layers(arch)}
 
 
 def every_layer(space: SearchSpace) -> dict[str, Layer]:
@@ -43,9 +44,12 @@ def every_layer(space: SearchSpace) -> dict[str, Layer]:
     rng, counts = np.random.default_rng(0), choice_counts(space.decisions)
     genes_NG = np.stack([np.zeros_like(counts), counts - 1])
     layers: dict[str, Layer] = {}
+    described: set[Arch] = set()
     still = 0
     while still < _STILL:
-        new = distinct_layers(space, as_archs(space.id, space.canonical(genes_NG)))
+        archs = [arch for arch in as_archs(space.id, space.canonical(genes_NG)) if arch not in described]
+        described.update(archs)
+        new = distinct_layers(space, archs)
         still = still + len(genes_NG) if new.keys() <= layers.keys() else 0
         layers |= new
         if len(layers) > MOST_LAYERS:
@@ -74,11 +78,13 @@ def table_of(layers: Mapping[str, Layer], measured_ms: Sequence[float]) -> Layer
 @dataclass(frozen=True)
 class LayerLut:
     """Milliseconds of single layers by key, and the kinds of operation, in order; ``empty_ms`` is what running any
-    model takes beside them."""
+    model takes beside them. Describing the layers of a network takes milliseconds, and searches ask for the same
+    networks again and again: their ``_sums`` are kept."""
 
     latency_ms: Mapping[str, float]
     kinds: tuple[str, ...]
     empty_ms: float = 0.0
+    _sums: dict[Arch, Floats] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, latency_ms: Mapping[str, float], empty_ms: float = 0.0) -> LayerLut:
@@ -97,15 +103,21 @@ class LayerLut:
 
         Raises UnknownName for a layer that is not in the table: it is never taken to cost nothing.
         """
-        sums_NK = np.zeros((len(archs), len(self.kinds)))
-        column = {kind: k for k, kind in enumerate(self.kinds)}
-        for n, arch in enumerate(archs):
-            for layer in space.layers(arch):
-                key = layer_key(layer)
-                if key not in self.latency_ms:
-                    raise UnknownName("layer in the table of latencies", key, self.latency_ms)
-                sums_NK[n, column[layer.op]] += self.latency_ms[key]
-        return sums_NK
+        if len(self._sums) > _MOST_SUMS:
+            self._sums.clear()
+        for arch in dict.fromkeys(archs):
+            if arch not in self._sums:
+                self._sums[arch] = self._sum_by_kind(space.layers(arch))
+        return np.stack([self._sums[arch] for arch in archs]) if archs else np.zeros((0, len(self.kinds)))
+
+    def _sum_by_kind(self, layers: Sequence[Layer]) -> Floats:
+        sums_K, column = np.zeros(len(self.kinds)), {kind: k for k, kind in enumerate(self.kinds)}
+        for layer in layers:
+            key = layer_key(layer)
+            if key not in self.latency_ms:
+                raise UnknownName("layer in the table of latencies", key, self.latency_ms)
+            sums_K[column[layer.op]] += self.latency_ms[key]
+        return sums_K
 
     def fit_networks(
         self, space: SearchSpace, genes_NG: Genes, latency_ms_N: Floats, weight_N: Floats | None = None

@@ -59,6 +59,7 @@ def exported_resnet(path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_layers_of_a_model_are_measured_alone_and_make_its_front(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,9 +81,9 @@ def test_layers_of_a_model_are_measured_alone_and_make_its_front(
         service.work()
         assert client.search(search.id).status == "succeeded", client.search(search.id).error
         front = client.front(search.id)
-        assert front.members
-        for member in front.members:
-            assert member.status == "verified"
+        verified = [member for member in front.members if member.status == "verified"]
+        assert 1 <= len(verified) <= SEARCH.budget.verified
+        for member in verified:
             assert member.metrics["predicted_ms"].value == pytest.approx(member.metrics["measured_ms"].value, rel=0.05)
-        detail = client.candidate(search.id, front.members[0].arch)
+        detail = client.candidate(search.id, verified[0].arch)
         assert {layer.name for layer in detail.layers} >= {"0.0", "5"}

@@ -1,10 +1,10 @@
 """A service with searches in every status and devices of every kind, over a seeded store, for tests of the dashboard.
 
-Run it with the dashboard on top:  python -m tests.support.seeded_dashboard FD [full|reader|many|models|empty|down]
-It serves on the listening socket with that file descriptor, and prints a token that may read. ``reader`` requires
-tokens, and ada owns its searches; ``many`` has a thousand searches more; ``models`` has models of users; ``down``
-mounts the dashboard on a service that does not answer. While it serves, one search runs and whatever is submitted is
-picked up by a worker.
+Run it with the dashboard on top:  python -m tests.support.seeded_dashboard FD CONTENTS
+It serves on the listening socket with that file descriptor, and prints a token that may read. Contents: ``full``;
+``reader`` requires tokens, and ada owns its searches; ``many`` has a thousand searches more; ``models`` has models of
+users; ``large`` has a search of ten thousand candidates; ``empty``; ``down`` mounts the dashboard on a service that
+does not answer. While it serves, one search runs and whatever is submitted is picked up by a worker.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ CANCELLED = "stopped by hand"
 PAUSED = "parked over night"
 QUARANTINED = "too big for its machine"
 QUEUED = "waiting for its turn"
+LARGE, LARGE_EVALUATIONS = "ten thousand candidates", 5000
 USED_MODEL, FREE_MODEL, REFUSED_MODEL = "traffic-signs", "fruit", "from-a-colleague"
 SPACE = seeding.default_space()
 MEASURED_ARCHS = seeding.networks(SPACE, 160)
@@ -513,6 +514,23 @@ def _seed_running(seeds: Seeds) -> None:
     seeds.running, seeds.waiting = attempt, events[middle:]
 
 
+def seed_large(seeds: Seeds) -> None:
+    """A finished search of many candidates, half of them random ones."""
+    bound_ms = 0.5
+    objectives = (ObjectiveSpec(name="accuracy"), ObjectiveSpec(name="latency", bound=bound_ms))
+    spec = SearchSpec(name=LARGE, objectives=objectives, budget=BudgetSpec(evaluations=LARGE_EVALUATIONS))
+    attempt = claim_job(seeds.store, seeds.submit(spec, 3600.0))
+    profile = profile_of(attempt)
+    drawn = [planted_candidates(41 + i, 6000, origin) for i, origin in enumerate(("search", "baseline"))]
+    points = [point for candidates in drawn for point in candidates[:LARGE_EVALUATIONS]]
+    attempt.append(*training_events(seeds.store, 6), StageStarted("explore", 2, 6))
+    for start in range(0, len(points), 500):
+        attempt.append(Evaluated(tuple(points[start : start + 500])))
+    attempt.append(StageFinished("explore", 900.0), StageStarted("verify", 3, 6))
+    attempt.append(*verification_events(points, profile, bound_ms), StageFinished("verify", 9.0))
+    attempt.finish()
+
+
 # Models of users
 
 
@@ -601,6 +619,8 @@ def seeded_store(folder: Path, contents: str = "full") -> Iterator[Seeds]:
             seed_devices(seeds)
             seed_searches(seeds)
             seed_access(seeds)
+        if contents == "large":
+            seed_large(seeds)
         if contents == "models":
             seed_models(seeds)
         if contents == "many":
