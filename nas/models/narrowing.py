@@ -92,6 +92,17 @@ def narrow_graph(
     return NarrowedGraph(narrowed, shorter)
 
 
+def narrow_operator(
+    graph: ModelGraph, analysis: ChannelAnalysis, node: GraphNode, kept_units: KeptUnits
+) -> GraphOperator:
+    """The operator of one node in ``narrow_graph``."""
+    remains = _remaining_units(analysis, kept_units)
+    names = (node.name, *node.operands)
+    masks = {name: _kept_along(graph.shapes[name], analysis.values[name], remains) for name in names}
+    shapes = {name: tuple(int(mask.sum()) for mask in masks[name]) for name in names}
+    return _narrow_node(graph, node, masks, shapes).operator
+
+
 def element_masks(graph: ModelGraph, kept_units: KeptUnits) -> dict[str, BoolArray]:
     """For each node that loses channels, which of its elements remain, to be broadcast to its shape, for as many images
     as the graph's example has."""

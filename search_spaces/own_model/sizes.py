@@ -55,6 +55,10 @@ class GraphSizes:
         }
         self._coefficients_CW = np.array(list(self._rows), dtype=np.float64).reshape(-1, 1 + len(widths))
 
+    def of(self, name: str) -> tuple[Size, ...]:
+        """The size along each dimension of a value, for one image, or of a parameter."""
+        return self.dims[name] if name in self.dims else self.axes[name]
+
     def elements(self, name: str) -> Size:
         """Number of elements of a value, for one image, or of a parameter."""
         return product(self.dims[name] if name in self.dims else (self.number(1), *self.axes[name]))

@@ -32,7 +32,7 @@ from search_spaces.own_model.costs import CountedNetworks, SizeTable, node_macs
 from search_spaces.own_model.elasticity import ElasticModel, elastic_model
 from search_spaces.own_model.encoding import encode_graph
 from search_spaces.own_model.features import WorkTable
-from search_spaces.own_model.layers import describe
+from search_spaces.own_model.layers import NetworkLayers
 from search_spaces.own_model.memory import UNCOUNTED, MemoryTable
 from search_spaces.own_model.sizes import GraphSizes, shapes_of_one_image
 from search_spaces.presets import preset_of
@@ -185,7 +185,8 @@ class OwnModel(SpaceDefaults):
 
     def layers(self, arch: Arch) -> list[Layer]:
         """The layers of one network, in order."""
-        return describe(self.choices.narrowed(arch).graph, self.input_shape(arch)[1])
+        [counts_C] = self._networks(np.array([arch.genes], dtype=np.int64)).counts_NC
+        return self._layers.of(arch, counts_C.astype(np.int64).tolist())
 
     def supernet(self, seed: int) -> Any:
         """The parent's weights as a supernet; nothing is drawn from ``seed``."""
@@ -227,6 +228,10 @@ class OwnModel(SpaceDefaults):
         if choices.blocks:
             has_block_NB = genes_NG[:, choices.first_block :] == 1
         return CountedNetworks(self._sizes.counts(kept_NW), genes_NG[:, 0], has_block_NB)
+
+    @cached_property
+    def _layers(self) -> NetworkLayers:
+        return NetworkLayers(self.choices, self._sizes)
 
     @cached_property
     def _sizes(self) -> GraphSizes:

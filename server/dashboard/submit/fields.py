@@ -69,6 +69,7 @@ class SpecFields:
             text("More", tag="summary")
             with div("form"):
                 self._draw_advanced_fields(options)
+        self._preset.set_visibility(bool(self._presets.get(self._space.value)))
         self._space.on_value_change(self._offer_presets)
         self._model.on_value_change(self._follow_model)
         self._space.on_value_change(lambda: self._supernet.set_options(self._supernets(), value=self._supernet.value))
@@ -216,6 +217,7 @@ class SpecFields:
     def _offer_presets(self) -> None:
         presets = self._presets.get(self._space.value, [])
         self._preset.set_options(presets, value=presets[0] if presets else None)
+        self._preset.set_visibility(bool(presets))
 
     def _follow_model(self) -> None:
         """Choose a space that starts from a model, if one is chosen."""
