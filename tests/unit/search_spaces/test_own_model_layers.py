@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,6 +15,7 @@ from nas.spaces.layer_onnx import layer_to_onnx
 from nas.testing.search_spaces import extremes_and_random
 from predictors.families.graph import GraphNetwork
 from predictors.families.layer_lut import distinct_layers, table_of, to_measure
+from search_spaces.own_model.sizes import shapes_of_one_image
 from search_spaces.own_model.space import OwnModel
 from tests.support.parents import own_model
 
@@ -103,3 +105,23 @@ def test_a_graph_predictor_reads_the_layers_as_places() -> None:
     fitted = GraphNetwork.fit_networks(space, genes[:90], latency_ms[:90])
     error = np.abs(fitted.predict(fitted.inputs(space, genes[90:])).mean_ms / latency_ms[90:] - 1)
     assert error.mean() < 0.05
+
+
+@pytest.mark.parametrize("name", ["resnet", "shufflenet", "densenet", "vit_fused", "tied", "super_resolution"])
+def test_layers_are_the_operators_of_the_narrowed_graph_at_their_sizes(name: str) -> None:
+    space = own_model(name)
+    genes_NG = space.canonical(sample(space.decisions, np.random.default_rng(1), 12))
+    for arch in as_archs(space.id, genes_NG):
+        graph = space.choices.narrowed(arch).graph
+        shapes = shapes_of_one_image(graph, space.input_shape(arch)[1])
+        layers = space.layers(arch)
+        described = Counter((layer.operator, layer.result) for layer in layers if isinstance(layer, OperatorLayer))
+        assert described.total() == len(layers)
+        assert described <= Counter((node.operator, shapes[node.name]) for node in graph.nodes)
+        assert sum(layer.params for layer in layers) == sum(value.size for value in graph.learned)
+
+
+def test_networks_share_the_descriptions_of_their_layers() -> None:
+    space = own_model("resnet")
+    first, second = as_archs(space.id, np.stack([space.parent_genes(), space.parent_genes()]))
+    assert all(a is b for a, b in zip(space.layers(first), space.layers(second), strict=True))
