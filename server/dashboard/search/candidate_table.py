@@ -52,15 +52,19 @@ _MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
 _HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")
 
 TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
+Pagination = dict[str, Any]  # of a Quasar table: ``page`` from 1, ``rowsPerPage``, ``sortBy``, ``descending``
 
 
 class CandidateTableCard:
     """The candidates of the search, of its random baseline and the references, each in a table of its own, with
-    filters and a choice of columns; no column mixes kinds of evidence."""
+    filters and a choice of columns; no column mixes kinds of evidence. The browser gets the page that it shows, since
+    thousands of rows would take it longer than a reader waits."""
 
     def __init__(self, search_id: str) -> None:
         self._search_id = search_id
         self._rows: list[TableRow] = []
+        self._matching: list[TableRow] = []
+        self._pagination: Pagination = {"page": 1, "rowsPerPage": 15, "sortBy": None, "descending": False}
         self._candidates: tuple[CandidateSchema, ...] = ()
         self._marks: tuple[MarkSchema, ...] = ()
         self._metrics: list[str] = []
@@ -70,9 +74,9 @@ class CandidateTableCard:
         self._box.set_visibility(False)
         with self._box:
             self._draw_filters()
-            rows_per_page = ":rows-per-page-options='[15, 50, 100, 0]'"
+            rows_per_page = ":rows-per-page-options='[15, 50, 100, 500]'"
             self._table = (
-                ui.table(rows=[], columns=[], row_key="key", pagination=15)
+                ui.table(rows=[], columns=[], row_key="key", pagination={**self._pagination, "rowsNumber": 0})
                 .classes("nets w-full")
                 .props(f"flat dense {rows_per_page} no-data-label='No candidate matches the filters'")
             )
@@ -80,6 +84,7 @@ class CandidateTableCard:
             self._table.add_slot("body-cell-arch", _ARCH_CELL)
             self._table.add_slot("body-cell-status", _STATUS_CELL)
             self._table.on("row-click", self._open, [[], ["url"], None])
+            self._table.on("request", self._turn, ["pagination"])
 
     def _draw_filters(self) -> None:
         statuses: dict[str, str] = {"": "Any status", **{s: s for s in _STATUS_GLYPHS}}
@@ -98,7 +103,7 @@ class CandidateTableCard:
             self._starred = ui.checkbox("Starred only").props("dense")
             self._find = ui.input(placeholder="Find by name or id").props("outlined dense clearable aria-label='find'")
         for control in (self._origin, self._status, self._front, self._starred, self._find):
-            control.on_value_change(self._filter)
+            control.on_value_change(lambda: self._filter(page=1))
 
     def _draw_export(self) -> None:
         with ui.button("Columns", icon="view_column").props("flat dense no-caps size=sm"), ui.menu():
@@ -158,8 +163,24 @@ class CandidateTableCard:
             and (query in row["arch"] or query in row["name"].lower())
         ]
 
-    def _filter(self) -> None:
-        self._table.rows = self._selected()
+    def _filter(self, page: int | None = None) -> None:
+        """Show what the filters leave: a page, or as much of the present one as there is."""
+        self._matching = self._selected()
+        last = max(1, -(-len(self._matching) // self._pagination["rowsPerPage"]))
+        self._pagination["page"] = min(page or self._pagination["page"], last)
+        self._show_page()
+
+    def _turn(self, event: GenericEventArguments) -> None:
+        """Another page or order, as the browser asks for."""
+        self._pagination = {name: event.args["pagination"][name] for name in self._pagination}
+        self._show_page()
+
+    def _show_page(self) -> None:
+        pagination = self._pagination
+        rows = in_order(self._matching, pagination["sortBy"], descending=pagination["descending"])
+        start = (pagination["page"] - 1) * pagination["rowsPerPage"]
+        self._table.pagination = {**pagination, "rowsNumber": len(rows)}
+        self._table.rows = rows[start : start + pagination["rowsPerPage"]]
 
     def _export(self, kind: ExportFormat) -> None:
         keys = {row["key"] for row in self._selected()}
@@ -169,6 +190,14 @@ class CandidateTableCard:
 
     def _open(self, event: GenericEventArguments) -> None:
         ui.navigate.to(event.args[1]["url"])
+
+
+def in_order(rows: list[TableRow], column: str | None, *, descending: bool) -> list[TableRow]:
+    """Rows by the values of a column, those without one last; as they are for None."""
+    if column is None:
+        return rows
+    present = sorted((row for row in rows if row.get(column) is not None), key=lambda row: row[column])
+    return [*(present[::-1] if descending else present), *(row for row in rows if row.get(column) is None)]
 
 
 _HEADER_CELL = """<q-th :props="props">{{ props.col.label }}<template v-if="props.col.kind"><br>
