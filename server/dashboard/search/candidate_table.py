@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nicegui import ui
@@ -52,7 +53,27 @@ _MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
 _HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")
 
 TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
-Pagination = dict[str, Any]  # of a Quasar table: ``page`` from 1, ``rowsPerPage``, ``sortBy``, ``descending``
+
+
+@dataclass(frozen=True)
+class TableView:
+    """Which rows a table shows: its ``page``, from 1, of so many ``rows``, ordered by a ``column``, None: as they
+    come."""
+
+    page: int = 1
+    rows: int = 15
+    column: str | None = None
+    descending: bool = False
+
+    def pagination(self, count: int) -> dict[str, object]:
+        """The view for a Quasar table of ``count`` rows in all."""
+        return {
+            "page": self.page,
+            "rowsPerPage": self.rows,
+            "sortBy": self.column,
+            "descending": self.descending,
+            "rowsNumber": count,
+        }
 
 
 class CandidateTableCard:
@@ -64,7 +85,7 @@ class CandidateTableCard:
         self._search_id = search_id
         self._rows: list[TableRow] = []
         self._matching: list[TableRow] = []
-        self._pagination: Pagination = {"page": 1, "rowsPerPage": 15, "sortBy": None, "descending": False}
+        self._view = TableView()
         self._candidates: tuple[CandidateSchema, ...] = ()
         self._marks: tuple[MarkSchema, ...] = ()
         self._metrics: list[str] = []
@@ -76,7 +97,7 @@ class CandidateTableCard:
             self._draw_filters()
             rows_per_page = ":rows-per-page-options='[15, 50, 100, 500]'"
             self._table = (
-                ui.table(rows=[], columns=[], row_key="key", pagination={**self._pagination, "rowsNumber": 0})
+                ui.table(rows=[], columns=[], row_key="key", pagination=self._view.pagination(0))
                 .classes("nets w-full")
                 .props(f"flat dense {rows_per_page} no-data-label='No candidate matches the filters'")
             )
@@ -166,21 +187,22 @@ class CandidateTableCard:
     def _filter(self, page: int | None = None) -> None:
         """Show what the filters leave: a page, or as much of the present one as there is."""
         self._matching = self._selected()
-        last = max(1, -(-len(self._matching) // self._pagination["rowsPerPage"]))
-        self._pagination["page"] = min(page or self._pagination["page"], last)
+        last = max(1, -(-len(self._matching) // self._view.rows))
+        self._view = replace(self._view, page=min(page or self._view.page, last))
         self._show_page()
 
     def _turn(self, event: GenericEventArguments) -> None:
         """Another page or order, as the browser asks for."""
-        self._pagination = {name: event.args["pagination"][name] for name in self._pagination}
+        asked = event.args["pagination"]
+        self._view = TableView(asked["page"], asked["rowsPerPage"], asked["sortBy"], asked["descending"])
         self._show_page()
 
     def _show_page(self) -> None:
-        pagination = self._pagination
-        rows = in_order(self._matching, pagination["sortBy"], descending=pagination["descending"])
-        start = (pagination["page"] - 1) * pagination["rowsPerPage"]
-        self._table.pagination = {**pagination, "rowsNumber": len(rows)}
-        self._table.rows = rows[start : start + pagination["rowsPerPage"]]
+        view = self._view
+        rows = in_order(self._matching, view.column, descending=view.descending)
+        start = (view.page - 1) * view.rows
+        self._table.pagination = view.pagination(len(rows))
+        self._table.rows = rows[start : start + view.rows]
 
     def _export(self, kind: ExportFormat) -> None:
         keys = {row["key"] for row in self._selected()}
