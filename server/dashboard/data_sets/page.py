@@ -22,8 +22,6 @@ from server.dashboard.polling import Poller
 from server.dashboard.search.data_card import draw_data
 from server.dashboard.service_calls import call_service
 
-Refresh = Callable[[], Awaitable[None]]
-
 
 @dataclass(frozen=True)
 class DataSnapshot:
@@ -47,7 +45,11 @@ async def data_set_page(client: Client, name: str) -> None:
         refused = problem_view("The service refused")
         actions = ActionBar(client, shell, _leave, refused.show, DATA_SETS)
         unusable = problem_view("Searches would refuse it")
-        check = functools.partial(_check, client, shell, name, unusable.show, lambda: poller.refresh())
+
+        async def check() -> None:
+            await _check(client, shell, name, unusable.show)
+            await poller.refresh()
+
         header = MemoizedView(functools.partial(_draw_header, actions, check))
         content = MemoizedView(_draw_content, "stack")
 
@@ -63,9 +65,7 @@ async def _leave(_: Action) -> None:
     ui.navigate.to("/data")
 
 
-async def _check(
-    client: Client, shell: PageShell, name: str, show_refusal: Callable[[str | None], None], refresh: Refresh
-) -> None:
+async def _check(client: Client, shell: PageShell, name: str, show_refusal: Callable[[str | None], None]) -> None:
     """Read the data set again, and say what has become of it."""
     with shell.content:
         try:
@@ -75,7 +75,6 @@ async def _check(
             return
         show_refusal("\n".join(checked.problems) or None)
         ui.notify(_verdict(checked), type="warning" if checked.problems or checked.changed else "positive")
-    await refresh()
 
 
 def _verdict(result: DataCheckSchema) -> str:
@@ -84,7 +83,9 @@ def _verdict(result: DataCheckSchema) -> str:
     return {True: "It has changed", False: "It is unchanged", None: "It was read in part only"}[result.changed]
 
 
-def _draw_header(actions: ActionBar, check: Refresh, data: NamedDataSchema, may_change: bool) -> None:
+def _draw_header(
+    actions: ActionBar, check: Callable[[], Awaitable[None]], data: NamedDataSchema, may_change: bool
+) -> None:
     breadcrumbs(("Data", "/data"), (data.name, ""))
     with div("flow").style("margin-top: .35rem"):
         heading(data.name)

@@ -18,6 +18,7 @@ from nas.schemas.service import SpaceSchema
 from server.agent_wheel import install_command
 from server.dashboard import formatting
 from server.dashboard.elements import copy_button, div, heading, text
+from server.dashboard.file_field import file_chooser
 from server.dashboard.memoized_view import MemoizedView, problem_view
 from server.dashboard.service_calls import call_service
 
@@ -132,9 +133,7 @@ class AddForm:
 
     def _draw_table_section(self) -> None:
         text("Columns: arch and ms; or arch and ms.NAME for each device, of which the last needs only ten values.")
-        ui.upload(label=f"A file {', '.join(MEDIA_TYPES)}", on_upload=self._upload, auto_upload=True).props(
-            f"accept={','.join(MEDIA_TYPES)} flat bordered"
-        )
+        file_chooser(f"A file {', '.join(MEDIA_TYPES)}", tuple(MEDIA_TYPES), self._upload)
         self._uploaded = text("", "small muted")
 
     def _show_command(self) -> None:

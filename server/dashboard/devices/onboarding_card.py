@@ -10,7 +10,7 @@ from nicegui import ui
 
 from nas.client import Client
 from nas.core.access import Principal
-from nas.core.lifecycle import ENDED, JobStatus
+from nas.core.lifecycle import ENDED, JobCommand, JobStatus
 from nas.schemas.administration import PrincipalSchema
 from nas.schemas.devices import DeviceSchema, OnboardingSchema
 from server.dashboard import formatting
@@ -98,7 +98,8 @@ class OnboardingCard:
             with div("right flow", "td"):
                 if row.may_change:
                     bar = ActionBar(self._client, self._shell, self._after_action, self._problem.show, ONBOARDINGS)
-                    bar.draw({row.id: row.status}, without=("delete",) if row.status == "succeeded" else ())
+                    never: tuple[JobCommand, ...] = ("delete",) if row.status == "succeeded" else ()
+                    bar.draw({row.id: row.status}, without=never)
 
     def _draw_priority(self, row: OnboardingRow) -> None:
         if not row.may_change or row.status in ENDED:

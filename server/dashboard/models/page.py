@@ -10,7 +10,7 @@ from nicegui import ui
 from nas.client import Client
 from nas.core.access import Principal
 from nas.core.jobs import JobKind
-from nas.core.lifecycle import JobStatus
+from nas.core.lifecycle import JobCommand, JobStatus
 from nas.core.spoken_names import spoken_name
 from nas.models.stored import ParentLatency, ParentQuality
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
@@ -96,7 +96,8 @@ def _draw_header(
                 "outline no-caps"
             )
         if may_change:
-            actions.draw({name: status}, without=("retry",) if refused else ())
+            never: tuple[JobCommand, ...] = ("retry",) if refused else ()
+            actions.draw({name: status}, without=never)
     text(source, "small muted")
 
 
