@@ -48,7 +48,7 @@ docs: install ## The documentation site into server/help_site, which `nas serve`
 	@$(BIN)/python -m tools.docs_pages
 
 bench: install ## The benchmarks; results into benchmarks/results
-	@for name in depthwise explorer dry_run spaces malformed service_load idle_memory service_scale kill_matrix replicas measuring this_machine runtimes layer_composition latency_transfer nb201_oracle nb201_search small_budget la_darts_bounds darts_step fewshot_rank proxy_hints shrinking schedules cascades retraining own_model; do \
+	@for name in depthwise explorer dry_run spaces malformed service_load idle_memory dashboard service_scale kill_matrix replicas measuring this_machine runtimes layer_composition latency_transfer nb201_oracle nb201_search small_budget la_darts_bounds darts_step fewshot_rank proxy_hints shrinking schedules cascades retraining own_model; do \
 		$(BIN)/python -m benchmarks.$$name --json > benchmarks/results/$$name.json.new || exit 1; \
 		mv benchmarks/results/$$name.json.new benchmarks/results/$$name.json; \
 	done

@@ -28,7 +28,9 @@ class ModelPackage:
         try:
             return ModelPackage.unzip(path.read_bytes(), str(path))
         except OSError as error:
-            raise InvalidInput(f"{path}: cannot be read: {error.strerror or error}") from error
+            raise InvalidInput(
+                f"{path}: expected the zip file of an exported model: {error.strerror or error}"
+            ) from error
 
     @staticmethod
     def unzip(archive: bytes, label: str) -> ModelPackage:
