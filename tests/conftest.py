@@ -36,6 +36,14 @@ def _data_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def one_thread() -> None:
+    """Torch computes on one thread, whatever ran in this process before."""
+    import torch  # most tests need none
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """The folder of a PostgreSQL server."""

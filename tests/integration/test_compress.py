@@ -31,10 +31,7 @@ from nas.strategies.compress import check
 from tests.support.compressing import BEST, NO_TRAINING, compress_problem
 from tests.support.engine import RuleDevice, estimate_cost, problem, run, stored
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from benchmarks.dry_run import compare, prepare
 from nas.blobs import FolderBlobs
@@ -30,10 +29,7 @@ from tests.support import fakes
 from tests.support.engine import SPEC, RuleDevice, RuleRefitter, estimate_cost, problem
 from workers.runner import run_job
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 class Ticks:

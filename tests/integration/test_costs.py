@@ -26,6 +26,8 @@ from tests.support import fakes
 from tests.support.engine import SPEC, problem, run
 from tests.support.spaces import WITHOUT_PARENT
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 # Odd maps too: halving them takes a border.
 SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
     ("elastic_vit", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
@@ -60,11 +62,6 @@ SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
 
 
 TINY = fakes.TinySpace({}, ImageShape(1, 8, 8, 10))  # counts parameters and MACs only
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def exported(space: SearchSpace, net: Any, arch: Any) -> bytes:

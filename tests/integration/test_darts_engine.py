@@ -26,6 +26,8 @@ from nas.strategies.darts import DARTS
 from nas.training.progressive import TrainState
 from tests.support.engine import RulePredictor, estimate_cost, problem, run, stored
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PARAMS: dict[str, Any] = {"preset": "darts", "epochs": 2, "tune_epochs": 1, "batch_size": 40, "seeds": 2}
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
@@ -38,11 +40,6 @@ SPEC = SearchSpec(
 
 def with_params(**params: Any) -> SearchSpec:
     return SPEC.model_copy(update={"strategy": StrategySpec(name="darts", params={**PARAMS, **params})})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

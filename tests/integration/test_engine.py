@@ -35,10 +35,7 @@ from nas.stages.fronts import front_of
 from nas.stages.results import PrecisionResult
 from tests.support.engine import SPEC, RuleDevice, RulePredictor, cuts, problem, run, stored
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

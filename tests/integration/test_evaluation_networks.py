@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from nas.core.events import Event, fold_all
 from nas.core.retraining import RetrainSpec
@@ -27,6 +26,8 @@ from server.api.child_specs import evaluation_spec
 from tests.support.darts import DARTS_V2
 from tests.support.engine import estimate_cost, problem, run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEARCH = SearchSpec(
     name="cells",
     space=SpaceSpec(name="darts_cell", params={"preset": "digits"}),
@@ -39,11 +40,6 @@ SEARCH = SearchSpec(
     export=ExportSpec(count=1, int8=False),
 )
 RETRAIN = RetrainSpec(networks=1, trials=1, epochs=1, batch_size=40)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.long

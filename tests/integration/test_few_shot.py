@@ -42,12 +42,9 @@ from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import problem, run, stored
 from tests.support.few_shot import MOBILE, PARAMS, SPEC
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = ImageShape(3, 16, 16, 5)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def spaces() -> list[SearchSpace]:

@@ -38,12 +38,9 @@ from tests.support.engine import estimate_cost, problem, run, stored
 from tests.support.few_shot import MOBILE
 from tests.support.few_shot import PARAMS as FEW_SHOT_PARAMS
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SEARCHES = ["darts", "gdas", "snas", "proxyless"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 # Subspaces as tables of operations

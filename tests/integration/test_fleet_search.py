@@ -35,6 +35,8 @@ from tests.support import fakes
 from tests.support.engine import SPEC, RuleDevice, stored
 from workers.runner import run_job
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 WIDE, DEEP = "wide", "deep"
 
 
@@ -72,11 +74,6 @@ class RuleFleet:
         for m in self.rules[profile.name](models, profile, networks):
             assert m.median_ms is not None
             yield replace(m, median_ms=factor * m.median_ms, low_ms=factor * m.median_ms, high_ms=factor * m.median_ms)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def problem(fleet: FleetSpec) -> Problem:

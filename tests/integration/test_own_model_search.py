@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from nas.blobs import FolderBlobs, open_blobs
 from nas.core.arch import Arch
@@ -35,15 +34,12 @@ from search_spaces.own_model.space import OwnModel, build
 from tests.support.engine import RuleDevice, RulePredictor
 from tests.support.parents import FINE, parent_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = ImageShape(3, 16, 16, 5)
 PROFILE = DeviceProfile("rule", "m", "p", 1, "onnxruntime", "1", "os")
 PREPROCESSING = Preprocessing((100.0, 110.0, 120.0), (50.0, 60.0, 70.0))
 SMALL = {"budget": BudgetSpec(evaluations=8, verified=2), "export": ExportSpec(count=1, int8=False)}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def own(name: str) -> OwnModel:

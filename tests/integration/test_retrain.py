@@ -37,13 +37,10 @@ from server.store.rank_correlation import rank_correlation_schema
 from tests.support import fakes
 from tests.support.engine import SPEC, RuleDevice, cuts, problem, stored, two_candidates
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 RETRAIN_SPEC = RetrainSpec(networks=2, epochs=3, trials=3, seeds=2, batch_size=40, stop_dominated=False)
 RETRAINED = SPEC.model_copy(update={"retrain": RETRAIN_SPEC, "budget": BudgetSpec(evaluations=8, verified=2)})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def run(folder: Path, p: Problem, events: Sequence[Event] = (), device: RuleDevice | None = None) -> Iterator[Event]:

@@ -29,10 +29,7 @@ from nas.training.schedules import uniform
 from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import estimate_cost, problem, run, stored
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # Balancing

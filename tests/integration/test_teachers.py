@@ -33,13 +33,10 @@ from nas.training.samplers import largest
 from nas.training.standalone import unpack
 from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 STILL = {"networks": 2, "epochs": 1, "trials": 1, "batch_size": 40, "lr": 1e-9, "augmentation": 0.0}
 TEACHER = TeacherSpec(search="before", network="n")
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from nas.blobs import FolderBlobs
 from nas.core.events import Checkpoint, Evaluated, Event, Progress, SearchState, StageFinished, Traced, Warned, fold_all
@@ -30,6 +29,8 @@ from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidat
 from tests.support.few_shot import PARAMS as FEW_SHOT
 from workers import runner
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 GRADIENT = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 160, "max_val": 80, "max_test": 80}),
@@ -41,11 +42,6 @@ GRADIENT = SearchSpec(
     resources=ResourceSpec(max_hours=2.0),
 )
 LIMITED = SPEC.model_copy(update={"resources": ResourceSpec(max_hours=2.0)})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def run_until(folder: Path, spec: SearchSpec, is_over: Callable[[Event], bool]) -> list[Event]:

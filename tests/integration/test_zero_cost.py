@@ -30,6 +30,8 @@ from nas.strategies.zero_cost import ZeroCostParams, check
 from search_spaces.mobilenet_v3.space import build
 from tests.support.engine import RuleDevice, problem
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SPEC = SearchSpec(
     space=SpaceSpec(name="nas_bench_201", params={"preset": "digits", "channels": 4}),
     data=DataSpec(params={"max_train": 80, "max_val": 60, "max_test": 60}),
@@ -39,11 +41,6 @@ SPEC = SearchSpec(
     export=ExportSpec(count=1, int8=False),
     retrain=RetrainSpec(networks=2, epochs=1, batch_size=40, trials=1),
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def run(folder: Path, p: Problem, events: Sequence[Event] = ()) -> Iterator[Event]:

@@ -8,10 +8,7 @@ import torch
 from benchmarks import gpu
 from benchmarks.supernet_step import SUBNETS, retraining_steps, supernet_steps
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.mark.parametrize("name", SUBNETS)

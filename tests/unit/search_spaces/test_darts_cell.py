@@ -18,13 +18,10 @@ from search_spaces.darts_cell.operations import from_quarters, to_quarters
 from search_spaces.darts_cell.space import DartsCell, build
 from tests.support.darts import DARTS_V2
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CIFAR = ImageShape(3, 32, 32, 10)
 TINY: DartsCell = build({"preset": "digits"}, ImageShape(1, 8, 8, 4))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_the_search_network_has_its_published_size() -> None:

@@ -12,14 +12,11 @@ from nas.core.ports import ImageShape
 from search_spaces.darts_cell.cell import EDGES, MAX, NONE, OPERATIONS, SEP3, SKIP
 from search_spaces.darts_cell.free_space import FreeCell, build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = ImageShape(1, 8, 8, 4)
 GOLD: FreeCell = build({"preset": "digits"}, SHAPE)
 SNAS: FreeCell = build({"preset": "snas", "channels": 4, "cells": 3}, SHAPE)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def test_the_published_space_of_gold_nas_has_a_gene_for_each_edge_of_each_cell() -> None:

@@ -26,12 +26,9 @@ from search_spaces.darts_cell import space as darts_cell
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import build
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 TINY = {"epochs": 2, "tune_epochs": 1, "batch_size": 20, "select_epochs": 1}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,7 @@ from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from tests.support.compressing import compress_problem
 from tests.support.models import CASES, SIDE, make_model, save_exported
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def graph_module(name: str, folder: Path) -> GraphModule:

@@ -21,10 +21,7 @@ from search_spaces.layers.widening import repeat_channels
 from search_spaces.nas_bench_201.cell import NONE
 from search_spaces.nas_bench_201.space import build as build_nb201
 
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,8 @@ from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from nas.training.weights import Weights
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PLAIN = StandaloneRecipe(epochs=2, batch_size=20, lr=0.05, weight_decay=1e-4)
 EVERYTHING = replace(
     PLAIN,
@@ -34,11 +36,6 @@ EVERYTHING = replace(
     augmentation=Augmentation(min_crop_area=0.4, cutout=0.4),
     distillation=Distillation(features=0.5),
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

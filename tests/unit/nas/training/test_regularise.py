@@ -26,12 +26,9 @@ from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import build as bench201
 from tests.support.darts import DARTS_V2
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIGITS = ImageShape(1, 8, 8, 10)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def count(module: nn.Module) -> int:

@@ -25,13 +25,10 @@ from search_spaces.darts_cell import free_space
 from search_spaces.darts_cell.cell import EDGES, NONE, SEP3, SKIP
 from search_spaces.nas_bench_201 import space as nas_bench_201
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SHAPE = ImageShape(1, 8, 8, 10)
 FREE = free_space.build({"preset": "digits"}, SHAPE)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,8 @@ from nas.training.schedules import (
     sandwich,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"preset": "digits", "resolutions": [6, 7, 8], "depths": [1, 2], "final": 16, "hidden": 16, "dropout": 0.0}
 
 
@@ -46,11 +48,6 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
     return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize(

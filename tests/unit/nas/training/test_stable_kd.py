@@ -22,15 +22,12 @@ from tests.support.compressing import compress_problem
 from tests.support.models import SIDE
 from tests.support.parents import read_case
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 BLOCKS = 4
 RECIPE = StandaloneRecipe(
     epochs=4, batch_size=40, lr=0.01, weight_decay=0.0, distillation=Distillation(blocks=BLOCKS, weight=1.0)
 )
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,9 @@ from nas.training.progressive import SupernetRecipe, Training, TrainState
 from nas.training.schedules import sandwich
 from nas.training.trainer import MicroBatch, Trainer, TrainingExecution, clip, faster_precision
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"preset": "digits", "resolutions": [6], "depths": [1], "final": 16, "hidden": 16, "dropout": 0.0}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="module")

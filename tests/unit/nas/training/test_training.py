@@ -20,6 +20,8 @@ from nas.training.pipeline import Pipeline
 from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
 from nas.training.schedules import PUBLISHED, Phase, attentive_best, delayed, progressive_shrinking, sandwich
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 32, "hidden": 32, "dropout": 0.0}
 
 
@@ -31,11 +33,6 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
     return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def weights_after(
