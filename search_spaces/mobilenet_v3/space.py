@@ -15,10 +15,9 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 from nas.core.arch import Decision, Genes, as_archs
-from nas.core.errors import InvalidSpec
 from nas.core.layers import Activation, Conv2d, GlobalAveragePool, Linear
 from nas.core.network import Network, NetworkNode
 from nas.core.plugins import SearchSpaceType
@@ -27,7 +26,7 @@ from nas.spaces.block_chain import BlockChain, ChainBlock, NodeFactory
 from nas.spaces.chain_relaxation import ChainRelaxation
 from nas.spaces.chain_space import MapSize, RelaxedChainSpace, strided
 from search_spaces.inverted_residual import InvertedResidual, divisible
-from search_spaces.presets import preset_of
+from search_spaces.presets import resolved
 
 
 class StageParams(BaseModel):
@@ -149,17 +148,7 @@ def build(params: Mapping[str, JsonValue], shape: ImageShape) -> MobileNetV3:
 
     Raises UnknownName for a preset, InvalidSpec for unknown or impossible parameters.
     """
-    overrides = dict(params)
-    preset = overrides.pop("preset", None)
-    base = {} if preset is None else preset_of("mobilenet_v3", preset, PRESETS).model_dump()
-    try:
-        return MobileNetV3(SpaceParams.model_validate({**base, **overrides}), shape)
-    except ValidationError as error:
-        names = ", ".join(["preset", *SpaceParams.model_fields])
-        details = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'params'}: {e['msg']}" for e in error.errors())
-        raise InvalidSpec(
-            f"parameters of mobilenet_v3: {details} (known: {names}; presets: {', '.join(PRESETS)})"
-        ) from error
+    return MobileNetV3(resolved("mobilenet_v3", params, PRESETS), shape)
 
 
 MOBILENET_V3 = SearchSpaceType(
