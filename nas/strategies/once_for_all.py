@@ -18,7 +18,9 @@ from nas.stages.closing import closing_stage_names, closing_stages
 from nas.strategies.proxy_options import ProxyName, check_proxies
 from nas.training.schedules import SCHEDULES, uniform
 
-_MEAN_SUBNETS = {  # per step of training, at least
+# Networks that a step trains, on average over a training of a dozen epochs or more: the fewest of any space, rounded
+# down to halves.
+_FEWEST_SUBNETS = {
     "progressive": 1.5,
     "published": 1.5,
     "sandwich": 4.0,
@@ -79,7 +81,7 @@ class OnceForAllParams(WarmedUpRecipeFields):
     @property
     def ranked(self) -> int:
         """How many networks are trained alone to see how well the supernet ranks."""
-        per_step = _MEAN_SUBNETS[self.schedule]
+        per_step = _FEWEST_SUBNETS[self.schedule]
         return rank_networks_of(self.rank_networks, self.rank_epochs, self.epochs * per_step)
 
     @model_validator(mode="after")

@@ -13,11 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.parent import Preprocessing
 from nas.core.ports import Dataset
-from nas.core.spec import DataSpec
 from nas.supernet import AdaptiveRates
 from nas.training.augment import Augmentation, crop_boxes, cutout, mixup, random_resized_crop
 from nas.training.distillation import Distillation, Teacher, feature_loss, soft_target_loss
@@ -25,6 +23,7 @@ from nas.training.pipeline import Pipeline
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
 from nas.training.weights import Weights
+from tests.support.small_training import few_digits
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -40,7 +39,7 @@ EVERYTHING = replace(
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return registry.load_dataset("digits").load(DataSpec(params={"max_train": 60, "max_val": 20, "max_test": 20}), 0)
+    return few_digits(60, max_val=20, max_test=20)
 
 
 def generator(seed: int = 0) -> torch.Generator:

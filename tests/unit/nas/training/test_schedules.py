@@ -34,20 +34,19 @@ from nas.training.schedules import (
     nested,
     sandwich,
 )
+from tests.support.small_training import few_digits, small_mobile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SMALL = {"preset": "digits", "resolutions": [6, 7, 8], "depths": [1, 2], "final": 16, "hidden": 16, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return registry.load_dataset("digits").load(DataSpec(params={"max_train": 64}), 0)
+    return few_digits(64)
 
 
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
-    return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
+    return small_mobile(data, resolutions=[6, 7, 8])
 
 
 @pytest.mark.parametrize(
@@ -59,6 +58,16 @@ def test_a_warm_up_ends_within_the_first_phase(schedule: str, first_phase: int) 
     OnceForAllParams.model_validate(fields)
     with pytest.raises(ValueError, match=f"epochs of the first phase, which are {first_phase}, got {first_phase}"):
         OnceForAllParams.model_validate({**fields, "warmup_epochs": first_phase})
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("axes", [{"resolution"}, {"kernel"}, {"depth"}, {"kernel", "depth", "expand", "width"}])
+def test_a_training_takes_at_least_the_networks_by_which_ranked_ones_are_counted(name: str, axes: set[str]) -> None:
+    for epochs in (20, 45, 200):
+        params = OnceForAllParams.model_validate({"schedule": name, "epochs": epochs, "rank_epochs": 1})
+        trained = sum(phase.epochs * phase.subnets for phase in SCHEDULES[name](epochs, 0.1, axes))
+        affordable = min(12, int(0.1 * trained))  # a dozen, if that takes a tenth of the training
+        assert params.ranked <= affordable
 
 
 def training_by(phases: tuple[Phase, ...], space: SearchSpace, data: Dataset) -> Training:

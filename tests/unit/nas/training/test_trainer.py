@@ -11,30 +11,27 @@ import pytest
 import torch
 from torch import nn
 
-from nas.core import registry
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, Rank, SearchSpace
-from nas.core.spec import DataSpec
 from nas.stages.checkpoint_pace import CheckpointPace
 from nas.training import samplers, trainer
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import SupernetRecipe, Training, TrainState
 from nas.training.schedules import sandwich
 from nas.training.trainer import MicroBatch, Trainer, TrainingExecution, clip, faster_precision
+from tests.support.small_training import few_digits, small_mobile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-SMALL = {"preset": "digits", "resolutions": [6], "depths": [1], "final": 16, "hidden": 16, "dropout": 0.0}
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return registry.load_dataset("digits").load(DataSpec(params={"max_train": 64}), 0)
+    return few_digits(64)
 
 
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
-    return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
+    return small_mobile(data, resolutions=[6], depths=[1])
 
 
 class Threads:

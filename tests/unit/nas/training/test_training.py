@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from pydantic import JsonValue
 
-from nas.core import registry
 from nas.core.errors import HwnasError
 from nas.core.ports import Dataset, SearchSpace
-from nas.core.spec import DataSpec
 from nas.training import samplers
 from nas.training.augment import Augmentation
 from nas.training.calibration import recalibrate
@@ -19,20 +18,21 @@ from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
 from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
 from nas.training.schedules import PUBLISHED, Phase, attentive_best, delayed, progressive_shrinking, sandwich
+from tests.support.small_training import few_digits, small_mobile
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SMALL = {"preset": "digits", "resolutions": [6, 8], "depths": [1, 2], "final": 32, "hidden": 32, "dropout": 0.0}
+SMALL: dict[str, JsonValue] = {"resolutions": [6, 8], "final": 32, "hidden": 32}
 
 
 @pytest.fixture(scope="module")
 def data() -> Dataset:
-    return registry.load_dataset("digits").load(DataSpec(params={"max_train": 320}), 0)
+    return few_digits(320)
 
 
 @pytest.fixture(scope="module")
 def space(data: Dataset) -> SearchSpace:
-    return registry.load_space("mobilenet_v3").build(SMALL, data.shape)
+    return small_mobile(data, **SMALL)
 
 
 def weights_after(
@@ -90,11 +90,11 @@ def test_the_published_plan_has_published_lengths_and_rates() -> None:
     assert [p.lr / kernel for p in phases[2:]] == pytest.approx([1 / 12, 1 / 4, 1 / 12, 1 / 4])
 
 
-WIDE = {**SMALL, "expands": [2, 3, 4], "widths": [0.5, 0.75, 1.0]}
+WIDE: dict[str, JsonValue] = {**SMALL, "expands": [2, 3, 4], "widths": [0.5, 0.75, 1.0]}
 
 
 def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
+    space = small_mobile(data, **WIDE)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
     training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
@@ -112,7 +112,7 @@ def test_channels_are_sorted_before_each_phase_that_narrows(data: Dataset, monke
 
 
 def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dataset) -> None:
-    space = registry.load_space("mobilenet_v3").build(WIDE, data.shape)
+    space = small_mobile(data, **WIDE)
     net = space.supernet(0).eval()
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
@@ -134,7 +134,7 @@ def test_sorting_channels_keeps_trained_networks_and_orders_the_others(data: Dat
 
 
 def test_the_frozen_teacher_has_no_dropout(data: Dataset) -> None:
-    space = registry.load_space("mobilenet_v3").build({**SMALL, "dropout": 0.9}, data.shape)
+    space = small_mobile(data, **SMALL, dropout=0.9)
     phases = progressive_shrinking(6, 0.1, samplers.axes(space.decisions))
     net = space.supernet(0)
     training = Training(net, space, data, Pipeline(data, "cpu"), SupernetRecipe(phases, batch_size=64), 0)
