@@ -31,11 +31,11 @@ class Settings(BaseSettings):
     ``data_roots`` only (in the environment, separated as in PATH), or at URLs that begin with one of ``data_urls``
     (separated by spaces). Large data sets are prepared in ``data_cache``, a folder of each machine; None:
     ``data-cache`` in ``home``; what was used least recently is deleted where it would take more than
-    ``data_cache_gb``. At most ``streams`` event streams are open at a
-    time; where tokens are needed, one client gets an eighth of them. The head of a request, and then its body, have to
-    arrive within ``request_seconds``. Each of ``webhooks`` (in the environment, separated by spaces) is told of
-    searches that have ended, signed with ``webhook_secret`` if there is one; ``public_url`` is the address in its
-    links, without it the one that this machine reaches the service by.
+    ``data_cache_gb``. At most ``streams`` event streams are open at a time; where tokens are needed, one client gets an
+    eighth of them. The head of a request, and then its body, have to arrive within ``request_seconds``. Each of
+    ``webhooks`` (in the environment, separated by spaces) is told of searches that have ended, signed with
+    ``webhook_secret`` if there is one; ``public_url`` is the address in its links, without it the one that this machine
+    reaches the service by.
     """
 
     model_config = SettingsConfigDict(env_prefix="HWNAS_", env_ignore_empty=True, extra="forbid", frozen=True)

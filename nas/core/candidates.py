@@ -41,13 +41,12 @@ def _columns() -> dict[str, int]:
 class CandidateTable:
     """N networks of one space; references of other spaces have their metrics, and genes of 0.
 
-    ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of
-    ``metrics_NM`` are those of ``METRICS``, NaN where a network has no such metric or, in ``promised_ms_N``, no claim.
+    ``origin_N`` and ``status_N`` index ``ORIGINS`` and ``STATUSES``; the columns of ``metrics_NM`` are those of
+    ``METRICS``, NaN where a network has no such metric; ``promised_ms_N`` is NaN where nothing is promised.
     ``measurements`` are by row. In a search over a fleet, ``latency_ms_NDV`` holds what was predicted for each of
     ``devices``, mean and upper bound, and ``measured`` by row what was measured on any. ``extrapolated_N``: 1 outside
-    the predictor's domain, 0 inside, -1 where it has none. ``non_dominated``: the
-    sorted rows that a front over exact, estimated and predicted metrics can hold, or None if not computed. Never
-    changed in place."""
+    the predictor's domain, 0 inside, -1 where it has none. ``non_dominated``: the sorted rows that a front over exact,
+    estimated and predicted metrics can hold, or None if not computed. Never changed in place."""
 
     space: str = ""
     genes_NG: NDArray[np.int16] = field(default_factory=lambda: np.empty((0, 0), np.int16))
@@ -64,7 +63,7 @@ class CandidateTable:
 
     @classmethod
     def of(cls, candidates: Iterable[Candidate]) -> CandidateTable:
-        """Points as columns, in their order. Raises InvalidInput for networks of several spaces, references aside."""
+        """Candidates as columns, in order. Raises InvalidInput for networks of several spaces, references aside."""
         candidates = list(candidates)
         return cls.from_columns(
             spaces=[p.arch.space for p in candidates],

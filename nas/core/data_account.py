@@ -47,10 +47,9 @@ class DataAccount:
 
     ``content_hash`` names the three splits with their images, labels and class names. ``labels``: their kind.
     ``inputs`` is the number of images that the source holds: those of all ``splits``, the ``skipped`` and the
-    ``left_out``, which limits such as
-    ``max_train`` exclude. ``unused`` lists what else lies there, such as files that are no images. Of long lists the
-    first ``LISTED`` are here, all are counted. ``one_colour`` images have equal pixels; ``contradictory`` images have
-    a copy with another label.
+    ``left_out``, which limits such as ``max_train`` exclude. ``unused`` lists what else lies there, such as files that
+    are no images. Of long lists the first ``LISTED`` are here, all are counted. ``one_colour`` images have equal
+    pixels; ``contradictory`` images have a copy with another label.
     """
 
     content_hash: str = ""

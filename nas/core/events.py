@@ -31,7 +31,7 @@ class Candidate:
     """One evaluated network. ``metrics`` maps names of ``nas.core.metrics.METRICS`` to values.
 
     ``measured_ms`` enters only through a ``Measured`` event, together with its protocol. In a search over a fleet,
-    ``devices`` says what is known on each; latencies, status, claim and measurement are then those of ``over_fleet``.
+    ``devices`` says what is known on each; latencies, status and measurement are then those of ``over_fleet``.
     ``extrapolated``: whether it lies outside the applicability domain of the latency predictor (over a fleet, of any),
     so that its latency is to be measured rather than believed; None where the predictor has no domain.
     """

@@ -30,9 +30,9 @@ class SearchSpaceType:
     be. ``cells``: the kinds of cells of its networks, for drawing; empty without cells. ``relaxed``: whether its spaces
     have a continuous relaxation, which differentiable search needs. A space of users' models has ``build_from`` instead
     of ``build``, which reads the parent model too; one that may start from a model has both.
-    ``nas.core.registry.build_space`` calls either.
-    ``published``: the networks of the literature that its spaces have (``SearchSpace.published``), each with the
-    parameters of one. ``any_shape``: whether its networks take images that are not square.
+    ``nas.core.registry.build_space`` calls either. ``published``: the networks of the literature that its spaces have
+    (``SearchSpace.published``), each with the parameters of one. ``any_shape``: whether its networks take images that
+    are not square.
     """
 
     name: str

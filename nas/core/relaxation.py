@@ -20,11 +20,11 @@ class Relaxation:
     ``nodes``: for each edge, the node it ends in; edges of different cells end in different nodes. ``inputs``: how many
     incoming edges each node of a discrete network has, None for all. ``none`` and ``skip``: the columns of the zero
     operation (None without one) and of the identity. ``parameter_free``: the columns without parameters, these two
-    among them. ``available``: the operations that each edge has, None where all have all.
-    ``nested``: pairs of columns (smaller, larger) whose operations can share weights, such as two kernel sizes.
-    ``required``: groups of edges, of each of which a network has at least one; ``several``: an edge of a network may
-    carry several operations: those whose scores are above 0.
-    ``held``: the (gene, choice) of decisions that no row chooses, in which all networks of the relaxation agree.
+    among them. ``available``: the operations that each edge has, None where all have all. ``nested``: pairs of columns
+    (smaller, larger) whose operations can share weights, such as two kernel sizes. ``required``: groups of edges, of
+    each of which a network has at least one; ``several``: an edge of a network may carry several operations: those
+    whose scores are above 0. ``held``: the (gene, choice) of decisions that no row chooses, in which all networks of
+    the relaxation agree.
     """
 
     edges: tuple[str, ...]

@@ -102,10 +102,10 @@ class StrategySpec(_Strict):
 
 class DataSpec(_Strict):
     """A data set by name: a kind of data, or one that was added to the service, which has its ``path``. A path is an
-    absolute one on the machine that runs the search, or a URL of fsspec; ``digits`` needs none.
-    Clients make the path of a file absolute (``read_spec``). ``task`` says what is learned from the images, and so
-    what their labels are (``nas.core.tasks``). ``seed`` decides
-    the splits, whatever the search's own seed is, so that a reused supernet never meets its training images as test."""
+    absolute one on the machine that runs the search, or a URL of fsspec; ``digits`` needs none. Clients make the path
+    of a file absolute (``read_spec``). ``task`` says what is learned from the images, and so what their labels are
+    (``nas.core.tasks``). ``seed`` decides the splits, whatever the search's own seed is, so that a reused supernet
+    never meets its training images as test."""
 
     name: str = "digits"
     path: str | None = None

@@ -282,8 +282,8 @@ def stratified(
 ) -> list[NDArray[np.int64]]:
     """Shuffled indices of the rest and of one part per fraction; disjoint, together everything.
 
-    Every class gets its share of every part, at least one image where the fraction is above 0.
-    Raises InvalidData naming a class with too few images.
+    Every class gets its share of every part, at least one image where the fraction is above 0. Raises InvalidData
+    naming a class with too few images.
     """
     parts: list[list[NDArray[np.int64]]] = [[] for _ in range(len(fractions) + 1)]
     for k, name in enumerate(class_names):

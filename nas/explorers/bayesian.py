@@ -41,8 +41,7 @@ def propose(
     """``n`` distinct canonical networks that are not in ``history``, the most promising first, shape (n, G).
 
     Without ``exact``, every loss and the violation are modelled from the history. ``reference_M``: of hypervolumes,
-    None where it is not known. Raises InvalidInput when the space
-    has too few networks left.
+    None where it is not known. Raises InvalidInput when the space has too few networks left.
     """
     if len(history.genes_NG) < MIN_EVALUATIONS:
         if exact is None:

@@ -26,11 +26,11 @@ class PredictorCardSchema(BaseModel):
     fit that did not know them; ``kendall_interval`` is a 95 % bootstrap interval over them.
 
     ``source``: where the latencies come from. ``kind`` is ``estimated`` if they were computed from peak figures:
-    nothing was measured then, and all figures are null. ``energy``: the accuracy of
-    its energy predictor, if the device's table contains energies. ``measured_error``: relative standard
-    errors of ``measured_ms``, empty if unknown. ``excluded``: choices that no search for the device takes, since it
-    does not run them. ``choice``: of a device that was learned from few measurements, what it was learned by, with the
-    leave-one-out error of each option. ``as_written``: the networks were measured with their inactive parts.
+    nothing was measured then, and all figures are null. ``energy``: the accuracy of its energy predictor, if the
+    device's table contains energies. ``measured_error``: relative standard errors of ``measured_ms``, empty if unknown.
+    ``excluded``: choices that no search for the device takes, since it does not run them. ``choice``: of a device that
+    was learned from few measurements, what it was learned by, with the leave-one-out error of each option.
+    ``as_written``: the networks were measured with their inactive parts.
     """
 
     id: str

@@ -24,9 +24,8 @@ class UserModelSchema(JobSchema):
 
     ``summary`` is None until the model was read. ``graph``, ``weights`` and ``report_blob`` are the sha256 of what is
     stored of it: its graph as JSON, its weights as safetensors, its intake report as JSON. ``preprocessing``: how
-    images enter it, None: by the statistics of the data. ``quality`` and
-    ``latency``: as it came, on the data and the device of the spec. ``refused``: its file cannot be used, however often
-    its intake is tried.
+    images enter it, None: by the statistics of the data. ``quality`` and ``latency``: as it came, on the data and the
+    device of the spec. ``refused``: its file cannot be used, however often its intake is tried.
     """
 
     name: str

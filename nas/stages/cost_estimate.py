@@ -58,8 +58,8 @@ class MeasuringCost:
 def estimate_measuring(
     models: Mapping[str, bytes], profile: DeviceProfile, measure: Measurer, clock: Callable[[], float]
 ) -> MeasuringCost:
-    """Measures nothing, and then a group of ``models`` by their ids. Each takes between
-    the protocol's shortest and longest time; in between, what these took."""
+    """Measures nothing, and then a group of ``models`` by their ids. Each takes between the protocol's shortest and
+    longest time; in between, what these took."""
     protocol = profile.protocol
     if not profile.measurable:
         return MeasuringCost(0.0, DurationRange.exact(0.0), 0)

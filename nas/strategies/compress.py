@@ -27,11 +27,10 @@ class CompressParams(RecipeFields):
     It sets ``images``, ``levels``, ``fine_tune_epochs`` and ``adapt_images``; explicit options win.
 
     ``importance`` decides which units a narrower network keeps. ``first_networks``: the methods whose networks are
-    scored first. Sensitivity is measured on ``images`` training images,
-    for at most ``levels`` smaller choices of each decision. ``fine_tune_epochs``: training of all networks together by
-    the sandwich rule, taught by the parent's outputs, before exploring, by the recipe; ``lr`` is for ``batch_size``
-    images.
-    ``adapt_images``: images on which each network is trained before it is scored (``nas.stages.adaptation``).
+    scored first. Sensitivity is measured on ``images`` training images, for at most ``levels`` smaller choices of each
+    decision. ``fine_tune_epochs``: training of all networks together by the sandwich rule, taught by the parent's
+    outputs, before exploring, by the recipe; ``lr`` is for ``batch_size`` images. ``adapt_images``: images on which
+    each network is trained before it is scored (``nas.stages.adaptation``).
     """
 
     preset: Literal["no_training", "best"] = "best"

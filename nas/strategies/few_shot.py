@@ -28,9 +28,9 @@ class FewShotParams(RecipeFields):
     """``split``: how the space is divided, in at most ``subspaces`` subspaces, by ``decisions`` (none named: by any; an
     exhaustive split takes the first). ``auto`` splits only where the choices of a decision harm each other through
     shared weights, and again inside what it has split; where none do, the space stays whole and trains for as many
-    steps. An ``ensemble`` has exactly as many subspaces, and learns with their weights
-    which combination of the decisions' choices (none named: of all) belongs to which, one network per step. ``subnets``
-    networks are trained per step otherwise, ``subspace_epochs`` are those of each subspace.
+    steps. An ``ensemble`` has exactly as many subspaces, and learns with their weights which combination of the
+    decisions' choices (none named: of all) belongs to which, one network per step. ``subnets`` networks are trained per
+    step otherwise, ``subspace_epochs`` are those of each subspace.
 
     ``search``: networks are searched for after training (explore), or each subspace is searched by gradient over a
     relaxation of its operations, and its networks are the first candidates; ``gradient`` holds options of strategy

@@ -52,8 +52,8 @@ class OnceForAllParams(WarmedUpRecipeFields):
     other networks in each step. The others change the sandwich rule: ``delayed`` begins it after half of the epochs
     (DepS), ``attentive_best`` and ``attentive_worst`` choose its random networks by their loss (AttentiveNAS),
     ``alpha`` lets networks learn by the alpha divergence (AlphaNet), ``curriculum`` begins at small resolutions,
-    ``coordinated`` lets every network learn from the next larger one (Scala).
-    ``nested``: one network of a ladder in each step (SortedNet). ``lr`` is for ``batch_size`` images.
+    ``coordinated`` lets every network learn from the next larger one (Scala). ``nested``: one network of a ladder in
+    each step (SortedNet). ``lr`` is for ``batch_size`` images.
 
     ``epochs`` are epochs over the training images in all phases together. ``explorer`` decides which networks are
     scored: NSGA-II over a ridge regression of accuracy, or a Gaussian process that also asks where it is unsure; by

@@ -21,8 +21,8 @@ _REMEMBERED_BYTES = 2**28  # of outputs of one teacher
 class Distillation:
     """The loss of a student is 1 - ``weight`` parts of that by labels, ``weight`` parts of ``soft_target_loss`` at
     ``temperature`` (both as in TAS, Dong and Yang, NeurIPS 2019; of the task's own loss against a teacher for outputs
-    that are no classes), and ``features`` times ``feature_loss``. ``blocks``: how many
-    learn by themselves at first (``nas.training.stable_kd``)."""
+    that are no classes), and ``features`` times ``feature_loss``. ``blocks``: how many learn by themselves at first
+    (``nas.training.stable_kd``)."""
 
     temperature: float = 4.0
     weight: float = 0.9

@@ -2,8 +2,8 @@
 
 A batch is computed in micro-batches, whose gradients add up; several ranks share them. Each micro-batch is normalised
 by statistics of its own and has gradients of its own, so that the result does not depend on how many ranks there are:
-exactly for one micro-batch on each of two, else up to the order of sums.
-Nothing waits for a GPU before the step is done.
+exactly for one micro-batch on each of two, else up to the order of sums. Nothing waits for a GPU before the step is
+done.
 """
 
 from __future__ import annotations

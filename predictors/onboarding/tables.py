@@ -3,8 +3,7 @@
 A table is CSV, JSON or Parquet. Architectures are in a column ``arch`` (indices of choices, such as ``0-2-1`` or a
 list), or in a column for each decision of the space, holding its choices. Values are in ``ms`` for one device, or in
 ``ms.NAME`` for each of several, where cells may be empty; ``energy_mj`` and ``peak_mb`` may stand beside ``ms``, and
-``energy_mj.NAME`` beside those of several devices.
-Rows count from 1, the header apart.
+``energy_mj.NAME`` beside those of several devices. Rows count from 1, the header apart.
 """
 
 from __future__ import annotations

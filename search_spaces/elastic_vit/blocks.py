@@ -33,8 +33,8 @@ class PlacedBlock(Protocol):
 
 
 class OwnBlocks(nn.ModuleList):
-    """A block with weights of its own for each place; a network has the first ones.
-    ``can_be_sorted``: whether heads, units and channels may change their order."""
+    """A block with weights of its own for each place; a network has the first ones. ``can_be_sorted``: whether heads,
+    units and channels may change their order."""
 
     can_be_sorted = True
 

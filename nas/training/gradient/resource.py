@@ -3,9 +3,9 @@ discretisation within bounds.
 
 Latency-aware differentiable search (LA-DARTS: Xu et al., 2020) feeds a learned predictor with weights between 0 and 1,
 which are outside its training distribution. Here the cost of a relaxation is the *expected* cost of a network drawn
-from it. Its
-gradient with respect to the probability of operation o on edge e is the expected cost of networks drawn with o put on
-e, so it takes nothing of the predictor but predictions of whole networks, and is exact for additive models.
+from it. Its gradient with respect to the probability of operation o on edge e is the expected cost of networks drawn
+with o put on e, so it takes nothing of the predictor but predictions of whole networks, and is exact for additive
+models.
 """
 
 from __future__ import annotations

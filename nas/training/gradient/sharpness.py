@@ -1,5 +1,4 @@
-"""Sharpness of the validation loss in the architecture parameters (R-DARTS: Zela et al., ICLR
-2020)."""
+"""Sharpness of the validation loss in the architecture parameters (R-DARTS: Zela et al., ICLR 2020)."""
 
 from __future__ import annotations
 
