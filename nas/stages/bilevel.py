@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any, ClassVar
@@ -14,13 +13,13 @@ from numpy.typing import NDArray
 
 from nas.core.arch import Arch, Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost
-from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned
 from nas.core.ports import Problem, Resources, is_relaxed
 from nas.fleet import latency_metrics
 from nas.stages.checkpoint_pace import CheckpointPace, spacing_s
 from nas.stages.conditioned import conditioned_devices, is_within_bounds
 from nas.stages.gradient_runs import GradientRun, dump_runs, load_runs
+from nas.stages.progress_pace import ProgressPace
 from nas.stages.results import BilevelResult, SeedRun, TrainResult
 from nas.stages.subnets import Subnets
 from nas.stages.time_limit import out_of_time
@@ -83,15 +82,9 @@ class BilevelStage:
                         if report.phase >= len(learning.kinds):
                             continue  # kept below, with what was found
                         done = before + learning.done(report.phase, report.step)
-                        try:
-                            with pace.saving():
-                                blob = resources.blobs.put(with_runs(report, runs).to_bytes())
-                        except StorageError as error:
-                            yield Warned(
-                                self.name, f"checkpoint at step {done} was not kept, training goes on: {error}"
-                            )
-                        else:
-                            yield Checkpoint(self.name, done, blob)
+                        kept = pace.checkpoints.keep(self.name, done, with_runs(report, runs), resources.blobs)
+                        blob = kept.blob if isinstance(kept, Checkpoint) else blob
+                        yield kept
                         if resources.is_out_of_time():
                             yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
                             break
@@ -181,27 +174,18 @@ class Pace:
     def __init__(
         self, clock: Callable[[], float], checkpoint_s: float, is_out_of_time: Callable[[], bool] = lambda: False
     ) -> None:
-        self._clock, self._is_out_of_time = clock, is_out_of_time
-        self._checkpoints = CheckpointPace(clock, checkpoint_s)
-        self._started_at = self._reported = clock()
-        self._images = 0
+        self.checkpoints, self._progress = CheckpointPace(clock, checkpoint_s), ProgressPace(clock)
+        self._is_out_of_time = is_out_of_time
 
     def save_due(self) -> bool:
         """Whether the last checkpoint is old, or the time is up."""
-        return self._is_out_of_time() or self._checkpoints.due()
-
-    def saving(self) -> AbstractContextManager[None]:
-        """Context in which a checkpoint is kept, or tried."""
-        return self._checkpoints.saving()
+        return self._is_out_of_time() or self.checkpoints.due()
 
     def observe(self, step: GradientStep) -> dict[str, float] | None:
         """Live readings, at most four times a second."""
-        self._images += step.images
-        now = self._clock()
-        if now - self._reported < 0.25 and step.done < step.total:
+        if not self._progress.due(step):
             return None
-        self._reported = now
-        return {"loss": step.loss, "images_per_s": self._images / max(now - self._started_at, 1e-9)}
+        return {"loss": step.loss, "images_per_s": self._progress.images_per_s}
 
 
 def run_record(

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from nas.core.errors import StorageError
+from nas.core.events import Checkpoint, Warned
+from nas.core.ports import BlobStore
+from nas.training.progressive import TrainState
+
 MOST_SHARE = 0.05  # of the time between two checkpoints that keeping one may take
 MOST_STRETCHED = 60  # times the interval that was asked for: so much work may be lost in any case
 
@@ -35,6 +40,19 @@ class CheckpointPace:
         finally:
             self._saved_at = self._clock()
             self._took_s = self._saved_at - started_at
+
+    def keep(
+        self, stage: str, step: int, state: TrainState, blobs: BlobStore, *, is_last: bool = False
+    ) -> Checkpoint | Warned:
+        """The checkpoint of a state that is reached after ``step`` steps; a warning where it cannot be stored, and
+        training goes on. Raises StorageError for the last one of a training."""
+        try:
+            with self.saving():
+                return Checkpoint(stage, step, blobs.put(state.to_bytes()))
+        except StorageError as error:
+            if is_last:
+                raise
+            return Warned(stage, f"checkpoint at step {step} was not kept, training goes on: {error}")
 
 
 def spacing_s(checkpoint_s: float, took_s: float) -> float:

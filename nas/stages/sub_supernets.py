@@ -14,13 +14,14 @@ import torch
 
 from nas.core.arch import Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
-from nas.core.errors import InfeasibleBound, StorageError
+from nas.core.errors import InfeasibleBound
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
 from nas.core.rng import Stream, derive_seed, earlier_rng, rng
 from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
 from nas.stages.checkpoint_pace import CheckpointPace
 from nas.stages.gradient_runs import GradientRun, dump_run, dump_runs, load_run
+from nas.stages.progress_pace import ProgressPace
 from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
 from nas.stages.subnets import load_supernet
 from nas.stages.time_limit import out_of_time
@@ -65,7 +66,7 @@ class SubSupernetStage:
         phases = len(self.recipe.phases)
         if start.phase == phases:
             return
-        pace, reported_at = CheckpointPace(resources.clock, self.checkpoint_s), resources.clock()
+        pace, progress = CheckpointPace(resources.clock, self.checkpoint_s), ProgressPace(resources.clock)
         due = lambda: resources.is_out_of_time() or pace.due()  # noqa: E731
         pipeline = Pipeline.of(problem, resources.torch_device)
         position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
@@ -78,22 +79,14 @@ class SubSupernetStage:
         for report in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
             if isinstance(report, Step):
                 done = report.done
-                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
-                    reported_at = now
+                if progress.due(report):
                     yield Progress(self.name, report.done, report.total, "steps", {"loss": report.loss})
                 continue
-            try:
-                with pace.saving():
-                    blob = resources.blobs.put(report.to_bytes())
-            except StorageError as error:
-                if report.phase == phases:
-                    raise
-                yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
-            else:
-                yield Checkpoint(self.name, done, blob)
-                if report.phase < phases and resources.is_out_of_time():
-                    yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
-                    return
+            is_last = report.phase == phases
+            yield (kept := pace.keep(self.name, done, report, resources.blobs, is_last=is_last))
+            if isinstance(kept, Checkpoint) and not is_last and resources.is_out_of_time():
+                yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
+                return
 
     @property
     def _label(self) -> str:
@@ -167,17 +160,9 @@ class GradientSubSupernetStage:
                         yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
                 case TrainState() if report.phase < len(learning.kinds):
                     at = learning.done(report.phase, report.step)
-                    try:
-                        with pace.saving():
-                            blob = resources.blobs.put(report.to_bytes())
-                    except StorageError as error:
-                        if pauses:
-                            raise
-                        yield Warned(self.name, f"checkpoint at step {at} was not kept, training goes on: {error}")
-                    else:
-                        yield Checkpoint(self.name, at, blob)
-                    if pauses:
-                        yield Checkpoint(self.rung_name, at, blob)
+                    yield (kept := pace.checkpoints.keep(self.name, at, report, resources.blobs, is_last=pauses))
+                    if pauses and isinstance(kept, Checkpoint):
+                        yield replace(kept, stage=self.rung_name)
                         return
                     if resources.is_out_of_time():
                         reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"

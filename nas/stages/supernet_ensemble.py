@@ -11,11 +11,11 @@ from typing import ClassVar
 import numpy as np
 
 from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
-from nas.core.errors import StorageError
-from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
+from nas.core.events import Event, Progress, SearchState, StageFinished, Traced, Warned, fold
 from nas.core.ports import Problem, Resources
 from nas.core.rng import Stream, derive_seed
 from nas.stages.checkpoint_pace import CheckpointPace
+from nas.stages.progress_pace import ProgressPace
 from nas.stages.results import EnsembleResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetStage, store_one_shot
 from nas.stages.subnets import load_supernet
@@ -63,29 +63,21 @@ class SupernetEnsembleStage:
         start = TrainState()
         if (last := state.checkpoints.get(self.name)) is not None:
             start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
-        pace, reported_at = CheckpointPace(resources.clock, self.checkpoint_s), resources.clock()
+        pace, progress = CheckpointPace(resources.clock, self.checkpoint_s), ProgressPace(resources.clock)
         due = lambda: resources.is_out_of_time() or pace.due()  # noqa: E731
         traced, trained_steps = max(1, learning.steps // TRACES), start.step
         for report in train_ensemble(learning, start, due):
             if isinstance(report, Step):
                 trained_steps = report.done
-                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
-                    reported_at = now
+                if progress.due(report):
                     done, total = before + report.done, before + report.total
                     yield Progress(self.name, done, total, "steps", {"loss": report.loss})
                 if report.done % traced == 0 or report.done == report.total:
                     yield self._traced(learning, report.done)
                 continue
-            try:
-                with pace.saving():
-                    blob = resources.blobs.put(report.to_bytes())
-            except StorageError as error:
-                if report.step == learning.steps:
-                    raise
-                yield Warned(self.name, f"checkpoint at step {report.step} was not kept, training goes on: {error}")
-            else:
-                yield Checkpoint(self.name, report.step, blob)
-            if report.step < learning.steps and resources.is_out_of_time():
+            is_last = report.step == learning.steps
+            yield pace.keep(self.name, report.step, report, resources.blobs, is_last=is_last)
+            if not is_last and resources.is_out_of_time():
                 yield Warned(self.name, out_of_time(problem.spec, f"step {report.step} of the supernet ensemble"))
                 break
         routed, assignment = learning.routed(), learning.routing_table()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
 
-from nas.core.arch import as_genes
+from nas.core.arch import Arch, as_genes
 from nas.core.cost_estimate import DurationRange, StageCost, TrainingSpeed, average_duration, mean_seconds
-from nas.core.errors import DataChanged, StorageError
+from nas.core.errors import DataChanged
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Warned
 from nas.core.ports import Problem, Resources
 from nas.stages.checkpoint_pace import CheckpointPace, spacing_s
 from nas.stages.cost_estimate import NETWORKS, scoring_s
+from nas.stages.progress_pace import ProgressPace
 from nas.stages.results import TrainResult
 from nas.stages.subnets import Subnets, initial_supernet
 from nas.stages.time_limit import out_of_time
@@ -44,75 +45,71 @@ class TrainStage:
         if resources.run_on_ranks is not None:
             yield from resources.run_on_ranks(self, problem, resources, state)
             return
-        ranks, is_first = ranks_of(resources.rank, resources.torch_device), resources.rank.index == 0
+        ranks = ranks_of(resources.rank, resources.torch_device)
         require_equal_data(problem, ranks)
         net = initial_supernet(problem, resources, state)
-        start, done = TrainState(), 0
-        last = state.checkpoints.get(self.name)
-        if last is not None:
-            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
-            done = last.step
-        pace, out = CheckpointPace(resources.clock, self.checkpoint_s), False
-        started_at = reported_at = resources.clock()
-        images, blob = 0, last.blob if last is not None else ""
-
-        def due() -> bool:
-            nonlocal out
-            out = ranks.any(resources.is_out_of_time())
-            return out or (is_first and pace.due())
-
         pipeline = Pipeline.of(problem, resources.torch_device)
-        recipe, phases, seed = self._shared(problem), self.recipe.phases, problem.spec.seed
+        recipe, seed = self._shared(problem), problem.spec.seed
         training = Training(net, problem.space, problem.data, pipeline, recipe, seed, ranks=ranks)
-        for report in run_training(training, start, due, resources.clock):
-            if isinstance(report, Step):
-                images += report.images
-                done = report.done
-                if (now := resources.clock()) - reported_at >= 0.25 or report.done == report.total:
-                    reported_at = now
-                    values = {"loss": report.loss, "images_per_s": images / max(now - started_at, 1e-9)}
-                    message = f"phase {phases[report.phase].name} ({report.phase + 1} of {len(phases)})"
-                    yield Progress(self.name, report.done, report.total, "steps", values, message)
-                continue
-            finished = report.phase == len(phases)
-            if report.step == 0:  # the end of a phase, which all ranks reach
-                out = ranks.any(resources.is_out_of_time())
-            if is_first:
-                try:
-                    with pace.saving():
-                        blob = resources.blobs.put(report.to_bytes())
-                except StorageError as error:
-                    if finished:
-                        raise
-                    yield Warned(self.name, f"checkpoint at step {done} was not kept, training goes on: {error}")
-                else:
-                    yield Checkpoint(self.name, done, blob)
-            if not finished and out:
-                yield Warned(self.name, out_of_time(problem.spec, f"step {done} of training"))
-                break
+        steps, blob = yield from self._train(training, problem, resources, ranks, state.checkpoints.get(self.name))
         pipeline.close()
-        if not is_first:
+        if ranks.rank.index != 0:
             return
         if (note := training.execution.note(recipe.execution)) is not None:
             yield Warned(self.name, note)
-        subnets = Subnets(problem, net, resources.torch_device)
-        reached = {}
-        for name, arch in (
-            ("largest", samplers.largest(problem.space)),
-            ("smallest", samplers.smallest(problem.space)),
-        ):
-            reached[f"{name}_val_quality"] = subnets.score(subnets.cut(arch), arch, problem.data.val).quality
-        how = training.execution
-        result = TrainResult(
+        subnets, how = Subnets(problem, net, resources.torch_device), training.execution
+        outcome = TrainResult(
             blob,
             False,
-            done,
-            **reached,
+            steps,
+            largest_val_quality=_val_quality(subnets, problem, samplers.largest(problem.space)),
+            smallest_val_quality=_val_quality(subnets, problem, samplers.smallest(problem.space)),
             precision=how.precision,
             micro_batches=how.micro_batches,
             ranks=ranks.rank.count,
         )
-        yield StageFinished(self.name, 0.0, result.to_json())
+        yield StageFinished(self.name, 0.0, outcome.to_json())
+
+    def _train(
+        self, training: Training, problem: Problem, resources: Resources, ranks: Ranks, last: Checkpoint | None
+    ) -> Generator[Event, None, tuple[int, str]]:
+        """Go on from the ``last`` checkpoint to the end, or until the time is up. Returns how many steps were done, and
+        the blob of the latest checkpoint."""
+        start, done, blob = TrainState(), 0, ""
+        if last is not None:
+            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
+            done, blob = last.step, last.blob
+        checkpoints, progress = CheckpointPace(resources.clock, self.checkpoint_s), ProgressPace(resources.clock)
+        is_first, is_out_of_time = ranks.rank.index == 0, False
+
+        def due() -> bool:
+            nonlocal is_out_of_time
+            is_out_of_time = ranks.any(resources.is_out_of_time())
+            return is_out_of_time or (is_first and checkpoints.due())
+
+        for report in run_training(training, start, due, resources.clock):
+            if isinstance(report, Step):
+                done = report.done
+                if progress.due(report):
+                    yield self._progress(report, progress.images_per_s)
+                continue
+            finished = report.phase == len(self.recipe.phases)
+            if report.step == 0:  # the end of a phase, which all ranks reach
+                is_out_of_time = ranks.any(resources.is_out_of_time())
+            if is_first:
+                kept = checkpoints.keep(self.name, done, report, resources.blobs, is_last=finished)
+                blob = kept.blob if isinstance(kept, Checkpoint) else blob
+                yield kept
+            if not finished and is_out_of_time:
+                yield Warned(self.name, out_of_time(problem.spec, f"step {done} of training"))
+                break
+        return done, blob
+
+    def _progress(self, step: Step, images_per_s: float) -> Progress:
+        phases = self.recipe.phases
+        message = f"phase {phases[step.phase].name} ({step.phase + 1} of {len(phases)})"
+        readings = {"loss": step.loss, "images_per_s": images_per_s}
+        return Progress(self.name, step.done, step.total, "steps", readings, message)
 
     def _shared(self, problem: Problem) -> SupernetRecipe:
         """The recipe with batches in as many parts as the spec has ranks, however many train now."""
@@ -186,6 +183,10 @@ def training_speed(
         seconds_by_ranks[ranks] = training_s * share + steps * training.exchange_s(clock) + others_s
     images_per_s = batch * steps / max(training_s, 1e-9)
     return TrainingSpeed(images_per_s, min(1.0, loading_s / max(step_s, 1e-9)), tuple(seconds_by_ranks.items()))
+
+
+def _val_quality(subnets: Subnets, problem: Problem, arch: Arch) -> float:
+    return subnets.score(subnets.cut(arch), arch, problem.data.val).quality
 
 
 def require_equal_data(problem: Problem, ranks: Ranks) -> None:
