@@ -19,17 +19,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from nas.core.arch import Arch, Floats, Genes
+from nas.core.arch import Floats, Genes
 from nas.core.errors import HwnasError
-from nas.core.images import Resolution
 from nas.core.ports import Dataset, RelaxedSpace
 from nas.core.rng import Stream, earlier_rng, rng
 from nas.supernet import RelaxedSupernet
 from nas.training.gradient import monitors, operation_weights, perturbation, resource
 from nas.training.gradient.batches import Batches
+from nas.training.gradient.beginning import first_multiplier, operation_costs, resolution_of, selection_targets
 from nas.training.gradient.early_stopping import FURTHEST_BACK, probe_epochs
 from nas.training.gradient.hypernetwork import MIDDLE, ConditionedDevice, Conditioning
 from nas.training.gradient.model import RelaxedModel
+from nas.training.gradient.monitors import CellStatistics
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import CostSums, GradientProgress, Snapshot
 from nas.training.gradient.pruning import Pressure
@@ -84,17 +85,17 @@ class GradientSearch:
         """``allowed_EO``: the operations to choose from, None for all; every edge has at least one. ``devices``: of a
         hypernetwork."""
         self.space, self.options, self.seed = space, options, seed
-        self.batches = Batches(data, pipeline, options, seed, _resolution(space))
+        self.batches = Batches(data, pipeline, options, seed, resolution_of(space))
         self.rates = rates(options, options.epochs * self.batches.per_epoch, space.partials)
         self._probe_epochs = set(probe_epochs(options.epochs, options.probe_every, self.rates.alpha_warmup))
         self._targets: list[tuple[perturbation.Target, ...]] = []
         if options.selection == "perturbation":
-            self._targets = _targets(space, rng(seed, Stream.SELECTION_ORDER))
+            self._targets = selection_targets(space, rng(seed, Stream.SELECTION_ORDER))
         self.kinds: list[EpochKind] = ["search"] * options.epochs
         self.kinds += ["select"] * (len(self._targets) * options.select_epochs)
         self.kinds += ["tune"] * options.tune_epochs
         self.model = RelaxedModel(net, space, options, self.rates, seed, torch.device(pipeline.device), allowed_EO)
-        costs_EO = _operation_costs(self.model, latency, seed)
+        costs_EO = operation_costs(self.model, latency, seed)
         self.trainer = Steps(self.model, self.batches, options, seed, latency, costs_EO)
         if options.hypernetwork:
             self.trainer.conditioning = Conditioning(space, devices, self.model.alphas, options, seed)
@@ -102,7 +103,7 @@ class GradientSearch:
             options.weight_decay,
             self._temperature(0),
             Pressure(options.prune_weight),
-            _first_multiplier(space, latency, options, seed),
+            first_multiplier(space, latency, options, seed),
         )
 
     # Results
@@ -189,7 +190,7 @@ class GradientSearch:
         held-out images, and no target must be decided twice."""
         self.batches.split(earlier_rng(self.seed, 5))
         if self._targets:
-            self._targets = _targets(self.space, earlier_rng(self.seed, 6))
+            self._targets = selection_targets(self.space, earlier_rng(self.seed, 6))
 
     # Steps and epochs
 
@@ -269,22 +270,55 @@ class GradientSearch:
         removed, done = 0, self.done(epoch + 1, 0)
         if o.prune:
             progress, removed = monitors.prune(model, progress)
-        # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
-        untrained = epoch < self.rates.alpha_warmup
-        if epoch in self._probe_epochs:
-            value = monitors.held_out_eigenvalue(model, self.batches)
-            progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, value)))
-            if o.roll_backs:
-                snapshot = Snapshot(epoch, copy.deepcopy(model.tensors()))
-                progress = replace(progress, snapshots=(*progress.snapshots, snapshot)[-FURTHEST_BACK - 1 :])
-        costs, multiplier = progress.costs, progress.multiplier
+        progress = self._probed(progress, epoch)
+        cell, scores = monitors.cell_statistics(model), self.scores()
+        observed = self._observed(progress, cell, epoch)
+        progress, warnings = monitors.respond(observed, epoch, o)
+        self._restore_responded(progress)
+        is_last = progress.ended_epoch is not None or epoch + 1 == o.epochs
+        if is_last and (sign := monitors.undecided_sign(model, o)) is not None:
+            progress = replace(progress, signs=(*progress.signs, sign))
+            warnings = (*warnings, f"epoch {epoch + 1}: {sign}")
+        if (epoch + 1) % o.teacher_every == 0 and o.teachers and epoch + 1 >= o.teacher_warmup:
+            progress = replace(progress, teachers=(*progress.teachers, model.teacher_state())[-o.teachers :])
+        readings = {
+            "entropy": cell.entropy,
+            "skip_share": cell.skip_share,
+            "temperature": progress.temperature,
+            "alpha_norm": float(model.alphas.detach().norm()),
+            **_latency(self.progress.costs, observed.multiplier),
+        }
+        if (eigenvalue := observed.eigenvalue_of(epoch)) is not None:
+            readings["eigenvalue"] = eigenvalue
+        if o.prune:
+            pressure = progress.pressure.weight
+            readings |= {"died": float(removed), "alive": float(model.mask.sum()), "pressure": pressure}
+            if monitors.is_pruned(model, o.prune_until):
+                progress = replace(progress, ended_epoch=epoch)
+        self.progress = progress
+        return EpochReport(epoch, done, readings, scores, warnings)
+
+    def _probed(self, progress: GradientProgress, epoch: int) -> GradientProgress:
+        """With the eigenvalue of an epoch at whose end it is due, and what a roll-back to it takes."""
+        if epoch not in self._probe_epochs:
+            return progress
+        eigenvalue = monitors.held_out_eigenvalue(self.model, self.batches)
+        progress = replace(progress, eigenvalues=(*progress.eigenvalues, (epoch, eigenvalue)))
+        if not self.options.roll_backs:
+            return progress
+        snapshot = Snapshot(epoch, copy.deepcopy(self.model.tensors()))
+        return replace(progress, snapshots=(*progress.snapshots, snapshot)[-FURTHEST_BACK - 1 :])
+
+    def _observed(self, progress: GradientProgress, cell: CellStatistics, epoch: int) -> GradientProgress:
+        """With signs of collapse, the architecture parameters of the epoch, and the multiplier of its latency."""
+        costs, multiplier, model = progress.costs, progress.multiplier, self.model
         if multiplier is not None and costs.steps:
             multiplier = multiplier.after(costs.discretised_ms / costs.steps)
-        cell = monitors.cell_statistics(model)
+        # Untrained architecture parameters are random: neither healthy nor collapsed, and no epoch to restore.
+        untrained = epoch < self.rates.alpha_warmup
         operations = len(self.space.relaxation.operations)
-        signs = () if untrained else tuple(monitors.collapse_signs(cell, progress, epoch, o, operations))
-        scores = self.scores()
-        progress = replace(
+        signs = () if untrained else tuple(monitors.collapse_signs(cell, progress, epoch, self.options, operations))
+        return replace(
             progress,
             costs=CostSums(),
             multiplier=multiplier,
@@ -293,8 +327,11 @@ class GradientSearch:
             betas_by_epoch=(*progress.betas_by_epoch, model.betas.detach().clone()),
             healthy_epoch=progress.healthy_epoch if signs or untrained else epoch,
         )
-        eigenvalues = progress.eigenvalues
-        progress, warnings = monitors.respond(progress, epoch, o)
+
+    def _restore_responded(self, progress: GradientProgress) -> None:
+        """Load what the response to signs of collapse goes back to: the architecture parameters of an earlier epoch, or
+        a whole snapshot."""
+        model = self.model
         if progress.ended_epoch is not None and progress.ended_epoch >= 0:
             model.load_alphas(progress.alphas_by_epoch[progress.ended_epoch])
             if len(progress.betas_by_epoch) == len(progress.alphas_by_epoch):  # earlier versions kept none
@@ -302,29 +339,6 @@ class GradientSearch:
         if progress.roll_backs > self.progress.roll_backs:
             # Optimisers take over the tensors that they load, and other roll-backs may need them.
             model.load_tensors(copy.deepcopy(progress.snapshots[-1].tensors), progress.weight_decay)
-        is_last = progress.ended_epoch is not None or epoch + 1 == o.epochs
-        if is_last and (sign := monitors.undecided_sign(model, o)) is not None:
-            progress = replace(progress, signs=(*progress.signs, sign))
-            warnings = (*warnings, f"epoch {epoch + 1}: {sign}")
-        if (epoch + 1) % o.teacher_every == 0 and o.teachers and epoch + 1 >= o.teacher_warmup:
-            progress = replace(progress, teachers=(*progress.teachers, model.teacher_state())[-o.teachers :])
-        values = {
-            "entropy": cell.entropy,
-            "skip_share": cell.skip_share,
-            "temperature": progress.temperature,
-            "alpha_norm": float(model.alphas.detach().norm()),
-        }
-        if eigenvalues and eigenvalues[-1][0] == epoch:
-            values["eigenvalue"] = eigenvalues[-1][1]
-        if multiplier is not None and costs.steps:
-            values |= {"latency_ms": costs.expected_ms / costs.steps, "multiplier": multiplier.value}
-        if o.prune:
-            pressure = progress.pressure.weight
-            values |= {"died": float(removed), "alive": float(model.mask.sum()), "pressure": pressure}
-            if monitors.is_pruned(model, o.prune_until):
-                progress = replace(progress, ended_epoch=epoch)
-        self.progress = progress
-        return EpochReport(epoch, done, values, scores, warnings)
 
     def _temperature(self, epoch: int) -> float:
         o = self.options
@@ -366,46 +380,11 @@ def run_gradient_search(
     yield search.state(epoch, 0)
 
 
-def _targets(space: RelaxedSpace, generator: np.random.Generator) -> list[tuple[perturbation.Target, ...]]:
-    """What selection by perturbation decides; edges that are in no cell are decided one after the other."""
-    names = [[edge.name for edge in cell.edges if edge.name] for cell in space.cells]
-    rows = [[space.relaxation.edges.index(name) for name in cell if name in space.relaxation.edges] for cell in names]
-    in_cells = {e for cell in rows for e in cell}
-    outside_cells = [e for e in range(len(space.relaxation.edges)) if e not in in_cells]
-    return perturbation.targets(space.relaxation, [*filter(None, (*rows, outside_cells))], generator)
-
-
-def _resolution(space: RelaxedSpace) -> Resolution:
-    """Of the images that the networks of a relaxation take."""
-    genes_G = space.discretise(space.relaxation.uniform)
-    return space.input_shape(Arch(space.id, tuple(genes_G.tolist())))[1:]
-
-
-def _first_multiplier(
-    space: RelaxedSpace, latency: LatencyCost | None, options: DartsParams, seed: int
-) -> resource.Multiplier | None:
-    if latency is None or options.latency_weight == 0:
-        return None
-    generator = rng(seed, Stream.LATENCY_REFERENCE)
-    reference = resource.expected(space, latency.cost, space.relaxation.uniform, generator, 8).mean
-    return resource.Multiplier.of(options.latency_weight, latency.bound_ms, reference)
-
-
-def _operation_costs(model: RelaxedModel, latency: LatencyCost | None, seed: int) -> torch.Tensor | None:
-    """What an operation adds to the cost of networks, relative to the largest, shape (E, O); None where no loss has a
-    part of it."""
-    space, options = model.space, model.options
-    if not options.prune and options.resource_weight == 0:
-        return None
-
-    def cost(genes_NG: Genes) -> Floats:
-        if options.resource == "latency":
-            assert latency is not None
-            return latency.cost(genes_NG)
-        return space.costs(genes_NG)[options.resource]
-
-    added_EO = resource.operation_costs(space, cost, rng(seed, Stream.OPERATION_COSTS))
-    return torch.as_tensor(added_EO / (float(added_EO.max()) or 1.0)).to(model.alphas)
+def _latency(costs: CostSums, multiplier: resource.Multiplier | None) -> dict[str, float]:
+    """The mean latency of an epoch's steps and what it counts, as readings; none where latency counts nothing."""
+    if multiplier is None or not costs.steps:
+        return {}
+    return {"latency_ms": costs.expected_ms / costs.steps, "multiplier": multiplier.value}
 
 
 @contextmanager

@@ -79,6 +79,11 @@ class GradientProgress:
     roll_backs: int = 0
     repeated_epochs: int = 0
 
+    def eigenvalue_of(self, epoch: int) -> float | None:
+        """That of the latest epoch with one, if it is this."""
+        latest_epoch, eigenvalue = self.eigenvalues[-1] if self.eigenvalues else (-1, 0.0)
+        return eigenvalue if latest_epoch == epoch else None
+
     def as_record(self) -> dict[str, object]:
         """Tensors and plain values only."""
         record = _plain(self)
