@@ -113,7 +113,7 @@ def get_candidate(id: str, arch: str, store: CurrentStore, origin: Origin = "sea
         space = next(
             (reference_space(spec, space, a) for a in reference_archs(spec, space).values() if a.id == arch), space
         )
-    architecture = Arch(space.name, tuple(candidate.genes))
+    architecture = Arch(space.id, tuple(candidate.genes))
     artifacts = store.queries.artifacts(id, arch)
     return CandidateDetailSchema(
         candidate=candidate,

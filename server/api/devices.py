@@ -12,9 +12,10 @@ from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, OwnerBody, RenameBody
 from nas.schemas.jobs import EventPage
 from nas.schemas.predictors import PredictorCardSchema, PredictorVersionSchema
-from server.api import validate
 from server.api.access import CurrentPrincipal
 from server.api.context import Context, CurrentStore
+from server.api.data_paths import check_data_path
+from server.api.device_check import check_device
 from server.api.device_comparison import compare_devices
 from server.api.errors import responses
 from server.api.event_log import EventLog
@@ -61,8 +62,8 @@ def add_device(
     if idempotency_key is not None and store.jobs.find(spec, idempotency_key, principal.owner) is not None:
         response.status_code = 200
     else:
-        validate.check_data_path(spec.data, context.settings)
-        validate.check_device(spec, store, principal)
+        check_data_path(spec.data, context.settings)
+        check_device(spec, store, principal)
         stages = TABLE_STAGES if spec.source in ("table", "roofline") else MEASURED_STAGES
         store.jobs.submit(spec, idempotency_key, stages=stages, by=principal)
     return store.queries.device(spec.name)

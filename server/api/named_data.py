@@ -16,10 +16,10 @@ from nas.schemas.named_data import DataCheckSchema, DataFileSchema, NamedDataBod
 from server.api.access import CurrentPrincipal
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_with_samples
+from server.api.data_paths import check_data_path
 from server.api.errors import responses
 from server.api.file_body import FILE_BODY, received_file
 from server.api.uploads import delete_unused, delete_upload, store_upload
-from server.api.validate import check_data_path
 from server.store.named_data import CheckedData
 from server.store.store import Store
 

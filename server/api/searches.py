@@ -21,6 +21,7 @@ from server.api.access import CurrentPrincipal
 from server.api.child_specs import evaluation_spec, extended_spec, forked_spec
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
+from server.api.data_paths import check_data_path
 from server.api.dry_runs import time_on_worker
 from server.api.errors import OpenApiResponses, responses
 from server.api.event_log import EventLog
@@ -50,7 +51,7 @@ class SubmissionService:
 
     def check(self, spec: SearchSpec) -> validate.SubmissionReport:
         """Check a spec in full. Raises InvalidSpec, UnknownName or InvalidData."""
-        validate.check_data_path(spec.data, self.context.settings)
+        check_data_path(spec.data, self.context.settings)
         return validate.examine(spec, self.context.store, self.principal)
 
     def submit(

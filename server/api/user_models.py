@@ -18,12 +18,12 @@ from nas.schemas.user_models import UploadSchema, UserModelDetailSchema, UserMod
 from server.api.access import CurrentPrincipal
 from server.api.context import Context, CurrentStore
 from server.api.data_check import report_of
+from server.api.data_paths import check_data_path
 from server.api.errors import responses
 from server.api.event_log import EventLog
 from server.api.file_body import FILE_BODY, received_file
 from server.api.named_data import resolve
 from server.api.parameters import EVENT_RESPONSES, IdempotencyKey
-from server.api.validate import check_data_path
 from server.store.store import Store
 
 _EXAMPLE = {

@@ -1,28 +1,23 @@
-"""Validation of specs: all checks that need no training and no measurement, for submissions and dry runs."""
+"""Validation of searches: all checks that need no training and no measurement, for submissions and dry runs."""
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from pathlib import Path
 
-import numpy as np
 import yaml
 
 from nas.core import registry
 from nas.core.access import Principal
-from nas.core.arch import every, space_size
+from nas.core.arch import space_size
 from nas.core.errors import (
     Conflict,
     DataChanged,
-    Forbidden,
     HwnasError,
-    InvalidData,
     InvalidSpec,
-    NotFound,
     UnknownName,
 )
 from nas.core.metrics import kind_of
@@ -30,10 +25,10 @@ from nas.core.plugins import check_resources, check_task
 from nas.core.ports import BlobStore, ImageShape, LatencyPredictor, SearchSpace
 from nas.core.references import reference_archs
 from nas.core.regularisers import regularisers
-from nas.core.runtimes import Precision, runtime_names
-from nas.core.spec import FEWEST_ALONE, DataSpec, DeviceSpec, SearchSpec, SpaceSpec
+from nas.core.runtimes import Precision
+from nas.core.spec import DataSpec, DeviceSpec, SearchSpec, SpaceSpec
 from nas.core.tasks import DEFAULT_TASK, load_task
-from nas.datasets.cache import is_url
+from nas.datasets.check import DataReport
 from nas.energy import energy_aware
 from nas.engine import check_same_data, stage_names
 from nas.fleet import FleetPredictor
@@ -48,23 +43,15 @@ from nas.stages.estimate import (
     profile_space,
     unsupported_objectives,
 )
-from predictors.families.transfer import Transfer
-from predictors.onboarding.from_table import require_usable
-from predictors.onboarding.tables import RawTable
 from predictors.storage import load_predictor
-from server.api.access import requires_tokens
 from server.api.data_check import report_of, shape_of
 from server.api.parents import parent_of, require_parent
 from server.api.problem_list import ProblemList
 from server.api.strategy_check import strategy_of
 from server.api.teachers import require_teacher
-from server.settings import Settings
 from server.store.json_validation import dump_spec
-from server.store.readers.submissions import OnboardingContext, ParentSearch, StoredPredictor, SubmissionContext
+from server.store.readers.submissions import ParentSearch, StoredPredictor, SubmissionContext
 from server.store.store import Store
-
-_LISTED = 1_000  # gene vectors: a space of more has enough networks
-MOST_SAMPLES = 2_000  # that an onboarding measures, which takes about an hour; predictors gain little beyond 500
 
 
 @dataclass(frozen=True)
@@ -89,11 +76,32 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     this service's present state, such as a device without a predictor, are part of the report.
     """
     dump_spec(spec)  # raises for a spec that cannot be stored
+    report = report_of(spec.data)
+    space = _checked_space(spec, report, store, principal)
+    context = store.queries.submission_context(spec, space.id)
+    if context.parent is not None and not principal.is_admin and context.parent.owner != principal.owner:
+        raise InvalidSpec(f"supernet: no search {spec.supernet!r}")  # as for an unknown search
+    require_teacher(spec, report.require_shape(), context.teacher, store, principal)
+    profile, by_device = _profiles(spec, space, context, store.blobs)
+    problems: list[HwnasError] = [
+        *(_no_predictor(spec.on(name), space, context) for name in spec.devices if name not in context.predictors),
+        *_precision_problems(spec, context),
+        *_supernet_problems(spec, space, context.parent, report.content_hash),
+        *unsupported_objectives(spec, profile),
+        *infeasible_on_devices(spec, profile, by_device),
+    ]
+    if profile.networks is not None:
+        problems += exceeds_space(spec, profile, context.parent.inherited if context.parent is not None else 0)
+    dry_run = _dry_run(spec, space, context, report, profile, by_device, problems)
+    return SubmissionReport(space, tuple(dry_run.stages), tuple(problems), dry_run)
+
+
+def _checked_space(spec: SearchSpec, report: DataReport, store: Store, principal: Principal) -> SearchSpace:
+    """The space of a search that is valid on every service. Raises UnknownName, InvalidSpec or InvalidData."""
     wrong = ProblemList()
     strategy = wrong.tried(lambda: strategy_of(spec))
-    report = report_of(spec.data)
     space = wrong.tried(
-        lambda: _build_space(spec.space, spec.data, report.require_shape(), spec.precision, store, principal)
+        lambda: build_space(spec.space, spec.data, report.require_shape(), spec.precision, store, principal)
     )
     wrong.tried(report.require_usable)
     wrong.raise_all()
@@ -105,48 +113,51 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
     reference_archs(spec, space)
     if spec.retrain is not None:
         regularisers(spec.retrain, space)
-    context = store.queries.submission_context(spec, space.id)
-    if context.parent is not None and not principal.is_admin and context.parent.owner != principal.owner:
-        raise InvalidSpec(f"supernet: no search {spec.supernet!r}")  # as for an unknown search
-    require_teacher(spec, report.require_shape(), context.teacher, store, principal)
-    complete = len(context.predictors) == len(spec.devices)
-    profile = _profile(
-        _ProfileKey(
-            space.id,
-            tuple(context.predictors.items()) if complete else (),
-            tuple(FleetPredictor.bounds_of(spec).items()),
-            context.energy,
-            space,
-            store.blobs,
-        )
-    )
+    return space
+
+
+def _profiles(
+    spec: SearchSpec, space: SearchSpace, context: SubmissionContext, blobs: BlobStore
+) -> tuple[SpaceProfile, dict[str, SpaceProfile]]:
+    """The profile of a space on all devices of a search, without predictions unless each has a predictor; and those on
+    single devices of a fleet, by name."""
+    predictors = tuple(context.predictors.items()) if _is_complete(spec, context) else ()
+    bounds_ms = tuple(FleetPredictor.bounds_of(spec).items())
+    profile = _profile(_ProfileKey(space.id, predictors, bounds_ms, context.energy, space, blobs))
     by_device = {
-        name: _profile(_ProfileKey(space.id, ((name, predictor),), (), None, space, store.blobs))
+        name: _profile(_ProfileKey(space.id, ((name, predictor),), (), None, space, blobs))
         for name, predictor in context.predictors.items()
         if spec.fleet is not None
     }
-    problems: list[HwnasError] = [
-        *(_no_predictor(spec.on(name), space, context) for name in spec.devices if name not in context.predictors),
-        *_precision_problems(spec, context),
-        *_supernet_problems(spec, space, context.parent, report.content_hash),
-        *unsupported_objectives(spec, profile),
-        *infeasible_on_devices(spec, profile, by_device),
-    ]
-    if profile.networks is not None:
-        problems += exceeds_space(spec, profile, context.parent.inherited if context.parent is not None else 0)
-    stages = stage_names(spec)
+    return profile, by_device
+
+
+def _is_complete(spec: SearchSpec, context: SubmissionContext) -> bool:
+    """Whether every device has a predictor."""
+    return len(context.predictors) == len(spec.devices)
+
+
+def _dry_run(
+    spec: SearchSpec,
+    space: SearchSpace,
+    context: SubmissionContext,
+    report: DataReport,
+    profile: SpaceProfile,
+    by_device: Mapping[str, SpaceProfile],
+    problems: Sequence[HwnasError],
+) -> DryRunSchema:
     virtual = any(added.source == "roofline" for added in context.added.values())
-    bounds = [spec.bound_on(name) for name in spec.devices]
-    dry_run = DryRunSchema(
+    unbounded = all(spec.bound_on(name) is None for name in spec.devices)
+    return DryRunSchema(
         feasible=not problems,
         problems=[str(p) for p in problems],
         space_size=float(space_size(space.decisions)),
         ranges=dict(profile.ranges),
         kinds={name: kind_of(name, virtual) for name in profile.ranges},
         lowest_reachable_ms=profile.lowest.get("upper_ms"),
-        feasible_share=feasible_share(spec, profile) if complete or all(b is None for b in bounds) else None,
+        feasible_share=feasible_share(spec, profile) if unbounded or _is_complete(spec, context) else None,
         sampled=SAMPLED,
-        stages=list(stages),
+        stages=list(stage_names(spec)),
         spec_hash=spec.content_hash,
         data=report.account,
         data_missing=report.incomplete or None,
@@ -154,7 +165,6 @@ def examine(spec: SearchSpec, store: Store, principal: Principal) -> SubmissionR
         if spec.fleet is not None
         else [],
     )
-    return SubmissionReport(space, stages, tuple(problems), dry_run)
 
 
 def _feasibility(spec: SearchSpec, profile: SpaceProfile | None) -> DeviceFeasibilitySchema:
@@ -194,146 +204,11 @@ def _profile(key: _ProfileKey) -> SpaceProfile:
     return profile_space(space, next(iter(predictors.values()), None))
 
 
-def check_data_path(data: DataSpec, settings: Settings) -> None:
-    """Raises InvalidSpec for a relative path, and for one that the service may not read for a caller.
-
-    The callers of an open service on loopback are users of the machine, who may read the path anyway.
-    """
-    if data.path is None:
-        return
-    if is_url(data.path):
-        _check_data_url(data.path, settings)
-        return
-    path = Path(data.path)
-    if not requires_tokens(settings):
-        if not path.is_absolute() and not data.path.startswith("~"):
-            raise InvalidSpec(
-                "data.path: expected an absolute path, since a relative one is another on every machine, got "
-                f"{data.path!r}"
-            )
-        return
-    inside = path.is_absolute() and "\0" not in data.path  # a relative path is another on every worker
-    allowed = (settings.uploads, *settings.data_roots)  # the names of uploads are hashes of their content
-    if not inside or not any(path.resolve().is_relative_to(root.resolve()) for root in allowed):
-        roots = ", ".join(map(str, settings.data_roots)) or "none: the service has no `data_roots`"
-        raise InvalidSpec(f"data.path: expected a path below one of the folders for data ({roots}), got {data.path!r}")
-
-
-def _check_data_url(url: str, settings: Settings) -> None:
-    allowed = any(url.startswith(f"{root.rstrip('/')}/") for root in settings.data_urls) and ".." not in url
-    if requires_tokens(settings) and not allowed:
-        urls = ", ".join(settings.data_urls) or "none: the service has no `data_urls`"
-        raise InvalidSpec(f"data.path: expected a URL below one of those for data ({urls}), got {url!r}")
-
-
-def check_device(spec: DeviceSpec, store: Store, principal: Principal) -> None:
-    """Raises UnknownName, InvalidSpec, InvalidData or Conflict for an onboarding that cannot run, and Forbidden for the
-    device or the agent of another owner."""
-    context = store.queries.onboarding_context(spec)
-    if context.owner is not None and not principal.may_change(context.owner):
-        raise Forbidden(f"device {spec.name!r} belongs to {context.owner}: choose another name for yours")
-    if spec.source in ("worker", "agent") and spec.samples > MOST_SAMPLES:
-        raise InvalidSpec(
-            f"samples: expected at most {MOST_SAMPLES:,} networks to measure, since each takes seconds; "
-            f"got {spec.samples:,}"
-        )
-    if spec.source == "agent" and context.agent_owner is not None and not principal.may_change(context.agent_owner):
-        raise Forbidden(f"the agent of device {spec.name!r} belongs to another owner")
-    if spec.source != "agent" and spec.name in context.agent_names:
-        raise Conflict(f"device {spec.name!r} has an agent: choose another name, or let the agent measure")
-    if spec.source == "agent" and context.agent_profile is None:
-        raise InvalidSpec(
-            f"{UnknownName('agent', spec.name, context.agent_names)} Start it on the machine that is to be measured: "
-            f"HWNAS_TOKEN=TOKEN nas-agent --server ADDRESS --name {spec.name}"
-        )
-    dump_spec(spec)  # raises for a spec that cannot be stored
-    _check_execution(spec, context)
-    if spec.predictor not in registry.names("nas.predictors"):
-        raise UnknownName("predictor", spec.predictor, registry.names("nas.predictors"))
-    report = report_of(spec.data)
-    agent = context.agent_profile if spec.source == "agent" else None
-    precision = spec.precision if agent is None else agent.protocol.precision
-    space = _build_space(spec.space, spec.data, report.require_shape(), precision, store, principal)
-    report.require_usable()
-    _check_source(spec, context)
-    if spec.predictor == Transfer.family and spec.source == "roofline":
-        raise InvalidSpec("predictor: 'transfer' needs a measured device, and a roofline is not measured")
-    if spec.beside_relatives and spec.source in ("worker", "agent"):
-        _check_relatives(spec, context)
-    elif spec.source in ("worker", "agent"):
-        _check_enough_networks(space)
-    if spec.table is not None:
-        try:
-            raw = RawTable.load(store.blobs.get(spec.table.blob))
-        except (NotFound, InvalidData) as error:
-            raise InvalidSpec(f"table.blob: no table {spec.table.blob[:12]}... was uploaded (lately)") from error
-        require_usable(spec, raw, space)
-
-
-def _check_execution(spec: DeviceSpec, context: OnboardingContext) -> None:
-    """Raises UnknownName for a runtime that is not registered, and InvalidSpec where an agent measures otherwise than
-    the spec asks for. Which providers there are only the machine knows."""
-    if spec.runtime not in runtime_names():
-        raise UnknownName("runtime", spec.runtime, runtime_names())
-    if spec.source != "agent" or context.agent_profile is None:
-        return
-    profile = context.agent_profile
-    reported = {
-        "runtime": profile.target.runtime,
-        "provider": profile.target.provider,
-        "batch": profile.protocol.batch,
-        "precision": profile.protocol.precision,
-    }
-    for name, value in reported.items():
-        in_spec = getattr(spec, name)
-        if in_spec != DeviceSpec.model_fields[name].default and in_spec != value:
-            raise InvalidSpec(
-                f"{name}: the agent of {spec.name!r} was started with {value!r}, got {in_spec!r}; start another agent, "
-                f"under another name, with --{name} {in_spec}"
-            )
-
-
-def _check_enough_networks(space: SearchSpace) -> None:
-    """Raises InvalidSpec for a space with fewer networks than a device is learned from."""
-    if space_size(space.decisions) > _LISTED:
-        return
-    networks = len(np.unique(space.canonical(every(space.decisions)), axis=0))
-    if networks < FEWEST_ALONE:
-        raise InvalidSpec(
-            f"space: expected at least {FEWEST_ALONE} different networks to measure, got {networks}; allow finer "
-            "choices, for a model of your own a smaller width_multiple or min_width, more levels, or resolutions"
-        )
-
-
-def _check_relatives(spec: DeviceSpec, context: OnboardingContext) -> None:
-    """Raises InvalidSpec for few samples of a device that is not known elsewhere, without another to learn it from."""
-    if context.measured_in_other_spaces or any(networks > spec.samples for networks in context.relatives.values()):
-        return
-    available = ", ".join(f"{name} ({networks})" for name, networks in context.relatives.items()) or "none"
-    requirement = (
-        f"another device for this space and data with more than {spec.samples} networks, or this one in another space; "
-        f"there are: {available}"
-    )
-    if spec.predictor == Transfer.family:
-        problem = f"predictor: {spec.predictor!r} expects"
-    else:
-        problem = f"samples: expected at least {FEWEST_ALONE}, got {spec.samples}; fewer are enough with"
-    raise InvalidSpec(
-        f"{problem} {requirement}. Either measure at least {FEWEST_ALONE} networks with the predictor 'auto', or add "
-        "such a device first, for which a table of its latencies (source: table) will do"
-    )
-
-
-def _check_source(spec: DeviceSpec, context: OnboardingContext) -> None:
-    """Raises Conflict for a table or roofline that would replace the predictors of a measured device."""
-    unmeasured = ("table", "roofline")
-    if spec.source in unmeasured and context.source is not None and context.source not in unmeasured:
-        raise Conflict(f"device {spec.name!r} is measured on its machine: choose another name for figures of it")
-
-
-def _build_space(
+def build_space(
     space: SpaceSpec, data: DataSpec, shape: ImageShape, precision: Precision, store: Store, principal: Principal
 ) -> SearchSpace:
+    """As ``space_of``, for a caller whose model its parent has to be, and from the shape of the images. Raises as
+    that."""
     parent = require_parent(space, shape, load_task(data.task), store, principal)
     return in_precision_of(registry.build_space(space, shape, parent), precision)
 

@@ -42,7 +42,7 @@ def get_waterline(
     candidate = store.queries.candidate(id, arch, origin)
     spec = store.queries.search(id).spec
     space = validate.space_of(spec.space, spec.data, spec.precision, store)
-    layers = [summarise(layer) for layer in space.layers(Arch(space.name, tuple(candidate.genes)))]
+    layers = [summarise(layer) for layer in space.layers(Arch(space.id, tuple(candidate.genes)))]
     name = device or spec.devices[0]
     if flops_per_s is not None or bytes_per_s is not None:
         if flops_per_s is None or bytes_per_s is None:
@@ -66,5 +66,5 @@ def _of_device(layers: list[LayerSummary], name: str, space: SearchSpace, store:
 
 def _fitted(onboarded: OnboardedDevice, space: SearchSpace, store: Store) -> FittedRates:
     measured = list(measured_latencies(onboarded, space, store).items())[:MOST_NETWORKS]
-    networks = [[summarise(layer) for layer in space.layers(Arch(space.name, genes))] for genes, _ in measured]
+    networks = [[summarise(layer) for layer in space.layers(Arch(space.id, genes))] for genes, _ in measured]
     return fit_rates(networks, np.array([ms for _, ms in measured]))

@@ -24,7 +24,7 @@ from nas.core.spec import DeviceSpec
 from nas.schemas.devices import DeviceSchema, OnboardingPage, OnboardingSchema
 from server.agent_wheel import agent_wheel, wheel_name
 from server.api.app import create_app
-from server.api.validate import MOST_SAMPLES
+from server.api.device_check import MOST_SAMPLES
 from server.settings import Settings
 from server.store.store import Store, open_store
 from tests.support import fakes

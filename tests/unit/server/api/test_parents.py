@@ -21,6 +21,7 @@ from nas.core.ports import ImageShape
 from nas.core.spec import SpaceSpec
 from nas.models.stored import READ_STAGE, ModelSummary, StoredModel
 from server.api import validate
+from server.api.device_check import check_device
 from server.store.store import Store, open_store
 from tests.support import fakes
 
@@ -110,7 +111,7 @@ def test_a_model_that_does_not_fit_the_data_is_refused(store: Store, summary: Mo
     with pytest.raises(InvalidSpec, match=rf"space\.model: .*{reason}"):
         validate.examine(fakes.search_spec(space=MINE), store, ADA)
     with pytest.raises(InvalidSpec, match=rf"space\.model: .*{reason}"):
-        validate.check_device(fakes.device_spec(space=MINE, name="board"), store, ADA)
+        check_device(fakes.device_spec(space=MINE, name="board"), store, ADA)
 
 
 def test_a_model_that_is_missing_or_another_owners_is_refused(store: Store) -> None:

@@ -12,6 +12,7 @@ from nas.core.access import LOCAL, Principal
 from nas.core.errors import InvalidSpec
 from nas.core.spec import FleetSpec
 from server.api import validate
+from server.api.device_check import check_device
 from server.store.readers.submissions import StoredPredictor
 from server.store.store import Store, open_store
 from tests.support import fakes
@@ -45,7 +46,7 @@ def test_check_of_a_search_takes_one_transaction(store: Store) -> None:
 
 def test_check_of_a_device_takes_one_transaction(store: Store) -> None:
     transactions = count_transactions(store)
-    validate.check_device(fakes.device_spec(), store, LOCAL)
+    check_device(fakes.device_spec(), store, LOCAL)
     assert len(transactions) == 1
 
 
