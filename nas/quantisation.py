@@ -61,11 +61,7 @@ def selected_layers(layers: Sequence[nn.Module], int8: Sequence[bool] | None) ->
 
 
 def quantised_weight(weight: Tensor) -> Tensor:
-    """A weight of which the first axis is the output channel, rounded per channel."""
-    return _round_weight(weight.detach())
-
-
-def _round_weight(weight: Tensor) -> Tensor:
+    """A weight of which the first axis is the output channel, rounded per channel; gradients pass."""
     largest = weight.detach().float().abs().flatten(1).amax(dim=1).clamp(min=1e-12)
     zero = torch.zeros(len(weight), dtype=torch.int32, device=weight.device)
     return torch.fake_quantize_per_channel_affine(weight.float(), largest / 64, zero, 0, *_WEIGHT_RANGE)
@@ -118,7 +114,7 @@ def layers_in_order(module: nn.Module, x_BCHW: Tensor) -> list[nn.Module]:
 
 
 def _rounded_forward(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
-    weight, rounded_x = _round_weight(layer.weight), _round_batch(x)
+    weight, rounded_x = quantised_weight(layer.weight), _round_batch(x)
     if isinstance(layer, nn.Conv2d):
         convolved: Tensor = layer._conv_forward(rounded_x, weight, layer.bias)
         return convolved
@@ -148,11 +144,13 @@ def _ranges(module: nn.Module, batches: Iterable[Tensor]) -> tuple[Ranges, Range
             ranges[layer] = (min(low, before[0]), max(high, before[1]))
 
     hooks = [layer.register_forward_hook(observe) for layer in layers]
-    with torch.inference_mode():
-        for x_BCHW in batches:
-            module(x_BCHW)
-    for hook in hooks:
-        hook.remove()
+    try:
+        with torch.inference_mode():
+            for x_BCHW in batches:
+                module(x_BCHW)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return input_ranges, output_ranges
 
 
