@@ -1,6 +1,7 @@
 """A search is an iterator of events, and its state is a fold over them. Resuming is folding what was kept.
 
 Events are frozen values; ``encode`` and ``decode`` carry them as JSON through the database and to every screen.
+All events are here, beside the state that they are folded into, so that a reader finds what each of them changes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The ports: what the engine asks of the world. Implementations are final and live in the layers above."""
+"""The ports: what the engine asks of the world. Implementations are final and live in the layers above.
+
+The file is one list of protocols and of the values that they exchange, which refer to each other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What people submit: pydantic models for searches and device onboarding, in YAML or JSON, unknown keys refused."""
+"""What people submit: pydantic models for searches and device onboarding, in YAML or JSON, unknown keys refused.
+
+The file is one document: every key of a spec with its limits, and how a wrong one is refused in words.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A graph as a torch module."""
+"""A graph as a torch module. How each operator computes is one list, so the file may be longer than others."""
 
 from __future__ import annotations
 

@@ -6,191 +6,26 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 import torch
 
-from nas.core.arch import Floats, Genes
 from nas.core.cost_estimate import DurationRange, StageCost, mean_seconds
-from nas.core.errors import InfeasibleBound
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, Traced, Warned, fold
-from nas.core.ports import Problem, RelaxedSpace, Resources, Stage, is_relaxed
-from nas.core.rng import Stream, derive_seed, earlier_rng, rng
-from nas.stages.bilevel import BilevelStage, Pace, run_record, searching, traced
-from nas.stages.checkpoint_pace import CheckpointPace
-from nas.stages.gradient_runs import GradientRun, dump_run, dump_runs, load_run
-from nas.stages.progress_pace import ProgressPace
+from nas.core.ports import Problem, Resources, Stage
+from nas.stages.bilevel import BilevelStage
+from nas.stages.gradient_runs import GradientRun, dump_runs, load_run
+from nas.stages.gradient_sub_supernet import GradientSubSupernetStage
 from nas.stages.results import SplitResult, SubspaceRun, SubSupernetsResult, TrainResult
-from nas.stages.subnets import load_supernet
-from nas.stages.time_limit import out_of_time
-from nas.supernet import RelaxedSupernet
-from nas.training.fewshot.allowed import allowed_operations
+from nas.stages.sub_supernet import SubSupernetStage
 from nas.training.fewshot.halving import better_half, rung_epochs, trained_share
-from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes, subspace_sample
+from nas.training.fewshot.partition import SpacePartition, subspace_sample
 from nas.training.fewshot.routed_supernet import split_supernet
-from nas.training.gradient.loop import EpochReport, GradientStep, run_gradient_search
 from nas.training.gradient.options import DartsParams
-from nas.training.gradient.progress import uses_earlier_streams
-from nas.training.gradient.resource import within_bounds
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
-from nas.training.samplers import sample_elastic
+from nas.training.progressive import SupernetRecipe, Training, TrainState
 from nas.training.weights import Weights
-
-
-@dataclass(frozen=True)
-class SubSupernetStage:
-    """Trains one subspace, or without a ``subspace`` the whole space in one, beginning with the warmed-up weights. It
-    needs nothing of the others, so it may run in another process: its events are all that it gives back. Its last
-    checkpoint holds the trained weights."""
-
-    subspace: int | None
-    recipe: SupernetRecipe
-    checkpoint_s: float
-
-    @property
-    def name(self) -> str:
-        """Under which its checkpoints are kept."""
-        return "train.one_shot" if self.subspace is None else f"train.subspace{self.subspace + 1}"
-
-    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
-        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, problem.space.decisions)
-        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
-        start, done = TrainState(), 0
-        if (last := state.checkpoints.get(self.name)) is not None:
-            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
-            done = last.step
-        phases = len(self.recipe.phases)
-        if start.phase == phases:
-            return
-        pace, progress = CheckpointPace(resources.clock, self.checkpoint_s), ProgressPace(resources.clock)
-        due = lambda: resources.is_out_of_time() or pace.due()  # noqa: E731
-        pipeline = Pipeline.of(problem, resources.torch_device)
-        position = (Stream.UNDIVIDED_SUPERNET,) if self.subspace is None else (Stream.SUB_SUPERNET, self.subspace)
-        seed = derive_seed(problem.spec.seed, *position)
-        sample, ends = sample_elastic, None
-        if self.subspace is not None:
-            sample = partial(sample_subspace, partition, self.subspace)
-            if any(phase.teacher != "none" for phase in self.recipe.phases):
-                ends = subspace_extremes(partition, self.subspace, problem.space)
-        for report in train(net, problem.space, problem.data, pipeline, self.recipe, seed, start, due, sample, ends):
-            if isinstance(report, Step):
-                done = report.done
-                if progress.due(report):
-                    yield Progress(self.name, report.done, report.total, "steps", {"loss": report.loss})
-                continue
-            is_last = report.phase == phases
-            yield (kept := pace.keep(self.name, done, report, resources.blobs, is_last=is_last))
-            if isinstance(kept, Checkpoint) and not is_last and resources.is_out_of_time():
-                yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
-                return
-
-    @property
-    def _label(self) -> str:
-        return "the undivided supernet" if self.subspace is None else f"subspace {self.subspace + 1}"
-
-    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Estimated by the stage of all subspaces."""
-        return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
-
-
-@dataclass(frozen=True)
-class GradientSubSupernetStage:
-    """Searches one subspace by gradient, beginning with the warmed-up weights: a relaxation of the subspace's
-    operations alone.
-
-    Like ``SubSupernetStage`` it may run elsewhere. Its last checkpoint holds the weights, and what was found.
-    ``rung``: pause after so many epochs, with a checkpoint under ``rung_name``. ``ends``: what it has reached is what
-    it has found."""
-
-    subspace: int
-    options: DartsParams
-    rung: int | None = None
-    ends: bool = False
-
-    @property
-    def name(self) -> str:
-        """Under which its checkpoints are kept."""
-        return f"train.subspace{self.subspace + 1}"
-
-    @property
-    def rung_name(self) -> str:
-        """Under which the checkpoint of its pause is kept."""
-        return f"{self.name}.rung{self.rung}"
-
-    def run(self, problem: Problem, resources: Resources, state: SearchState) -> Iterator[Event]:
-        """Goes on from its own last checkpoint. Raises StorageError when the last one cannot be kept."""
-        space = problem.space
-        assert is_relaxed(space)
-        start = TrainState()
-        if (last := state.checkpoints.get(self.name)) is not None:
-            start = TrainState.from_bytes(resources.blobs.get(last.blob), resources.torch_device)
-            if start.weights is not None and "run" in start.weights:
-                return
-        if self.rung_name in state.checkpoints:
-            return
-        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
-        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
-        assert isinstance(net, RelaxedSupernet)
-        generator = rng(problem.spec.seed, Stream.SUB_SUPERNET, self.subspace)
-        if start.weights is not None and uses_earlier_streams(start.weights):
-            generator = earlier_rng(problem.spec.seed, 23, self.subspace)  # the held-out images depend on the seed
-        seed = int(generator.integers(2**62))
-        allowed_EO = allowed_operations(space, partition, self.subspace)
-        learning = searching(problem, resources, self.options, net, seed, allowed_EO)
-        pace, done = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time), 0
-        pauses = False
-        if self.ends and start.weights is not None:
-            learning.restore(start.weights)
-            done = learning.done(start.phase, start.step)
-        due = lambda: pauses or pace.save_due()  # noqa: E731
-        for report in () if self.ends else run_gradient_search(learning, start, due):
-            match report:
-                case GradientStep():
-                    done = report.done
-                    if (values := pace.observe(report)) is not None:
-                        yield Progress(self.name, report.done, report.total, "steps", values)
-                case EpochReport():
-                    pauses = report.epoch + 1 == self.rung
-                    yield traced(self.name, learning, {"subspace": self.subspace + 1}, report, 0)
-                    for warning in report.warnings:
-                        yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
-                case TrainState() if report.phase < len(learning.kinds):
-                    at = learning.done(report.phase, report.step)
-                    yield (kept := pace.checkpoints.keep(self.name, at, report, resources.blobs, is_last=pauses))
-                    if pauses and isinstance(kept, Checkpoint):
-                        yield replace(kept, stage=self.rung_name)
-                        return
-                    if resources.is_out_of_time():
-                        reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"
-                        yield Warned(self.name, out_of_time(problem.spec, reached))
-                        break
-        genes = discretise_inside(space, partition, self.subspace, learning.scores(), generator)
-        run = replace(run_record(problem, resources, learning, self.subspace + 1, genes), subspace=self.subspace)
-        runs_entry = TrainState(0, 0, {"net": learning.net.state_dict(), "run": dump_run(run)})
-        yield Checkpoint(self.name, done, resources.blobs.put(runs_entry.to_bytes()))
-
-    def accuracy_at_rung(self, problem: Problem, resources: Resources, state: SearchState) -> float:
-        """Accuracy of the relaxation on validation images at its pause, in %, each batch with its own statistics."""
-        space = problem.space
-        assert is_relaxed(space)
-        weights = TrainState.from_bytes(
-            resources.blobs.get(state.checkpoints[self.rung_name].blob), resources.torch_device
-        ).weights
-        assert weights is not None
-        partition = SpacePartition.from_json(SplitResult.require(state.finished).tree, space.decisions)
-        allowed_EO = allowed_operations(space, partition, self.subspace)
-        learning = searching(problem, resources, self.options, space.supernet(problem.spec.seed), 0, allowed_EO)
-        learning.restore(weights)
-        learning.net.train()
-        return learning.validation_accuracy()
-
-    def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
-        """Estimated by the stage of all subspaces."""
-        return StageCost.unknown(self.name, "estimated together with the other sub-supernets")
 
 
 @dataclass(frozen=True)
@@ -241,9 +76,8 @@ class SubSupernetsStage:
             problem.space.costs(subspace_sample(partition, i, problem.space))["macs"].mean()
             for i in range(len(sub_supernet_stages))
         ]
-        stages = [
-            sub_supernet_stages[i] for i in np.argsort(macs)[::-1]
-        ]  # the longest first, so that none of them is waited for
+        # The longest first, so that none of them is waited for.
+        stages = [sub_supernet_stages[i] for i in np.argsort(macs)[::-1]]
         if undivided is not None:
             stages.insert(0, undivided)
         numbers = {stage.name: stage.subspace for stage in stages}
@@ -262,9 +96,21 @@ class SubSupernetsStage:
             if isinstance(event, Checkpoint) and event.stage in done:
                 done[event.stage] = event.step
             yield replace(event, stage=self.name) if isinstance(event, Traced) else event
+        yield from self._finish(problem, resources, state, partition, sub_supernet_stages, undivided)
+
+    def _finish(
+        self,
+        problem: Problem,
+        resources: Resources,
+        state: SearchState,
+        partition: SpacePartition,
+        stages: Sequence[SubSupernetStage | GradientSubSupernetStage],
+        undivided: SubSupernetStage | None,
+    ) -> Iterator[Event]:
+        """Store what the stages of all subspaces, in their order, have trained as one supernet."""
         routed = split_supernet(problem.space, partition, problem.space.supernet(problem.spec.seed))
         runs: list[GradientRun] = []
-        for stage, net in zip(sub_supernet_stages, routed.sub_supernets, strict=True):
+        for stage, net in zip(stages, routed.sub_supernets, strict=True):
             weights = _checkpoint_weights(stage, resources, state)
             net.load_state_dict(weights["net"])
             runs += [load_run(weights["run"])] if "run" in weights else []
@@ -273,7 +119,7 @@ class SubSupernetsStage:
         if runs:
             trained["runs"] = dump_runs(runs)
         blob = resources.blobs.put(TrainState(0, 0, trained).to_bytes())
-        steps = sum(state.checkpoints[stage.name].step for stage in sub_supernet_stages)
+        steps = sum(state.checkpoints[stage.name].step for stage in stages)
         one_shot_blob = store_one_shot(undivided, resources, state) if undivided is not None else None
         result = SubSupernetsResult(
             supernet=blob,
@@ -399,22 +245,6 @@ def store_one_shot(undivided: SubSupernetStage, resources: Resources, state: Sea
     return resources.blobs.put(weights.to_bytes())
 
 
-def discretise_inside(
-    space: RelaxedSpace, partition: SpacePartition, subspace: int, scores_EO: Floats, rng: np.random.Generator
-) -> Genes:
-    """The likeliest network of a subspace by a table of scores, shape (G,). A cell in which the divided edge leads
-    nowhere is another subspace's network. Where none is found near the scores, their own favourite, whichever subspace
-    it is in."""
-
-    def outside(genes_NG: Genes) -> Floats:
-        return np.where(partition.route(genes_NG) == subspace, 0.0, 100.0)
-
-    try:
-        return within_bounds(space, outside, scores_EO, rng)
-    except InfeasibleBound:
-        return space.discretise(scores_EO)
-
-
 def _checkpoint_weights(stage: Stage, resources: Resources, state: SearchState) -> Weights:
     """What the last checkpoint of a stage holds."""
     weights = TrainState.from_bytes(resources.blobs.get(state.checkpoints[stage.name].blob), "cpu").weights
@@ -423,7 +253,7 @@ def _checkpoint_weights(stage: Stage, resources: Resources, state: SearchState) 
 
 
 def _longest(work: Sequence[int], workers: int) -> int:
-    """How long it takes so many hands that each take what comes next."""
+    """How long it takes so many workers that each take what comes next."""
     busy = [0] * workers
     for length in work:
         busy[busy.index(min(busy))] += length

@@ -17,7 +17,8 @@ from nas.core.rng import Stream, derive_seed
 from nas.stages.checkpoint_pace import CheckpointPace
 from nas.stages.progress_pace import ProgressPace
 from nas.stages.results import EnsembleResult, TrainResult
-from nas.stages.sub_supernets import SubSupernetStage, store_one_shot
+from nas.stages.sub_supernet import SubSupernetStage
+from nas.stages.sub_supernets import store_one_shot
 from nas.stages.subnets import load_supernet
 from nas.stages.time_limit import out_of_time
 from nas.supernet import Supernet

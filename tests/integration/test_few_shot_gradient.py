@@ -23,7 +23,7 @@ from nas.core.relaxation import Relaxation
 from nas.core.spec import BudgetSpec, DataSpec, ExportSpec, ObjectiveSpec, SearchSpec, SpaceSpec, StrategySpec
 from nas.spaces.base import SpaceDefaults
 from nas.stages.fronts import front_of
-from nas.stages.sub_supernets import discretise_inside
+from nas.stages.gradient_sub_supernet import discretise_inside
 from nas.strategies.few_shot import FEW_SHOT
 from nas.supernet import RelaxedSupernet
 from nas.training.fewshot.allowed import allowed_operations, edges_by_decision
