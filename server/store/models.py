@@ -1,4 +1,7 @@
-"""The tables. ``events`` is the source of truth of a job; all other rows about its progress are projections."""
+"""The tables. ``events`` is the source of truth of a job; all other rows about its progress are projections.
+
+All tables are here, one class each: migrations compare them with a database as a whole.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """The options of a differentiable search: one flat set of options, presets by their papers' names, and which options
-exclude each other. No torch."""
+exclude each other. These are lists to be read together, so the file may be longer than others. No torch."""
 
 from __future__ import annotations
 
