@@ -43,6 +43,7 @@ _DOUBTFUL = 0.02  # weight of an option below which it is not fitted to more tha
 _EXACT = 1e-9  # of the variance of predictions, up to which the space's own features give the same
 _WIDENED = 3.0  # measurements by whose share the margin is widened
 _STEPS = (1e2, 1e1, 1.0, 0.1, 0.01, 1e-3)  # in ms, to which latencies of a table may be rounded
+_DESIGN_NOISE = float(np.sqrt(1e-6 * 0.1))  # variance of relative latency
 _COARSE = 100  # steps between the fastest and the slowest network, above which rounding does not matter
 
 
@@ -269,6 +270,3 @@ def _of_features(
 def _all_rows(features_NF: Floats, relatives: Relatives | None) -> Floats:
     """The networks measured here and on known devices."""
     return features_NF if relatives is None else np.concatenate([relatives.networks_MF, features_NF])
-
-
-_DESIGN_NOISE = float(np.sqrt(1e-6 * 0.1))  # variance of relative latency

@@ -160,7 +160,7 @@ def build(params: Mapping[str, JsonValue], shape: ImageShape) -> FBNet:
 
 FBNET = SearchSpaceType(
     "fbnet",
-    "The space of FBNet: one of nine inverted-residual blocks, or none, at each place of a network.",
+    "The space of FBNet: one of eight inverted-residual blocks, or none, at each place of a network.",
     build,
     tuple(PRESETS),
     relaxed=True,

@@ -19,7 +19,7 @@ from nas.core.errors import InvalidSpec
 from nas.core.ports import SearchSpace
 from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
-from nas.training.fewshot.matching import BatchSource, GradientMatching, min_cut, score, similarities
+from nas.training.fewshot.matching import BatchSource, GradientMatching, allowed_choices, min_cut, score, similarities
 from nas.training.fewshot.partition import SpacePartition, bipartitions
 
 LEVEL = 0.05  # of the test for a conflict, shared among the decisions of a subspace
@@ -106,7 +106,7 @@ class AutomaticSplit:
 
     def _compare(self, allowed: Mapping[int, tuple[int, ...]]) -> Iterator[GroupConflict]:
         """The decisions of a subspace that have choices left."""
-        choices_by_gene = {g: allowed.get(g, tuple(range(len(self.space.decisions[g].choices)))) for g in self.genes}
+        choices_by_gene = {g: allowed_choices(self.space, g, allowed) for g in self.genes}
         divisible = {g: choices for g, choices in choices_by_gene.items() if len(choices) > 1}
         for gene, choices in divisible.items():
             generator = rng(

@@ -21,15 +21,8 @@ from nas.training.fewshot.partition import SpacePartition, bipartitions, split_b
 
 MAX_CHOICES = 16  # 32,768 bipartitions
 NO_LIMITS: Mapping[int, Sequence[int]] = {}
-_ENDS = {
-    "stem",
-    "stem_norm",
-    "final",
-    "final_norm",
-    "norm",
-    "hidden",
-    "classifier",
-}  # parts of supernets by their names
+# The first and the last parts of supernets, by their names.
+_ENDS = {"stem", "stem_norm", "final", "final_norm", "norm", "hidden", "classifier"}
 
 BatchSource = Callable[[Arch, int], tuple[torch.Tensor, torch.Tensor]]
 
@@ -67,15 +60,29 @@ def score(similarity: Floats, groups: Sequence[Sequence[int]]) -> float:
 
 
 def match_gradients(
-    net: Supernet, space: SearchSpace, batch: BatchSource, gene: int, repeats: int, rng: np.random.Generator
+    net: Supernet,
+    space: SearchSpace,
+    batch: BatchSource,
+    gene: int,
+    repeats: int,
+    rng: np.random.Generator,
+    allowed: Mapping[int, Sequence[int]] = NO_LIMITS,
 ) -> GradientMatching:
     """Compares the choices of a decision on ``repeats`` random networks, each with one batch that all choices share.
 
-    ``batch(arch, repeat)`` gives normalised images and labels. Weights stay as they are.
+    ``batch(arch, repeat)`` gives normalised images and labels. Weights stay as they are. ``allowed``: the choices of a
+    subspace, by decision; those of others are all.
     """
-    similarity = similarities(net, space, batch, gene, repeats, rng).mean(axis=0)
-    groups = min_cut(similarity)
-    return GradientMatching(gene, similarity, groups, score(similarity, groups))
+    choices = allowed_choices(space, gene, allowed)
+    similarity = similarities(net, space, batch, gene, repeats, rng, allowed).mean(axis=0)
+    first, second = min_cut(similarity)
+    groups = tuple(choices[i] for i in first), tuple(choices[i] for i in second)
+    return GradientMatching(gene, similarity, groups, score(similarity, (first, second)))
+
+
+def allowed_choices(space: SearchSpace, gene: int, allowed: Mapping[int, Sequence[int]]) -> tuple[int, ...]:
+    """The choices that a decision has in a subspace."""
+    return tuple(allowed.get(gene, range(len(space.decisions[gene].choices))))
 
 
 def similarities(
@@ -159,16 +166,11 @@ class RepeatedMatching:
 
     def _compare(self, allowed: Mapping[int, Sequence[int]]) -> Iterator[GradientMatching]:
         for gene in self.genes:
-            choices = tuple(allowed.get(gene, range(len(self.space.decisions[gene].choices))))
-            if len(choices) < 2:
+            if len(allowed_choices(self.space, gene, allowed)) < 2:
                 continue
             limits = [c for g in sorted(allowed) for c in allowed[g]]
             generator = rng(self.seed, Stream.GRADIENT_MATCHING, gene, *limits)
-            table = similarities(self.net, self.space, self.batch, gene, self.repeats, generator, allowed)
-            similarity = table.mean(axis=0)
-            first, second = min_cut(similarity)
-            named = tuple(choices[i] for i in first), tuple(choices[i] for i in second)
-            yield GradientMatching(gene, similarity, named, score(similarity, (first, second)))
+            yield match_gradients(self.net, self.space, self.batch, gene, self.repeats, generator, allowed)
 
 
 def choice_names(decision: Decision) -> tuple[str, ...]:
@@ -185,7 +187,7 @@ def _alternatives(
 ) -> list[Arch]:
     """One random network with each allowed choice of a decision. It is drawn anew while the decision is inactive in
     it."""
-    choices = list(allowed.get(gene, range(len(space.decisions[gene].choices))))
+    choices = allowed_choices(space, gene, allowed)
     for _ in range(200):
         genes_NG = np.repeat(sample(space.decisions, rng, 1), len(choices), axis=0)
         for other, group in allowed.items():
