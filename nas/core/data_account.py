@@ -67,12 +67,6 @@ class DataAccount:
     labels: LabelKind = "class"
 
     @property
-    def majority_share(self) -> float:
-        """The share of the largest class among the test images, in %: what a constant answer achieves."""
-        test = self.splits.get("test") if self.labels == "class" else None
-        return 100.0 * max(test.by_class) / test.images if test is not None and test.images else 0.0
-
-    @property
     def warnings(self) -> tuple[str, ...]:
         """What a reader of the results must know, one sentence each."""
         return tuple(self._copies_warnings() + self._content_warnings())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 
 from nas.core.tasks import Labels
 
-StoredImage = Path | bytes | NDArray[np.uint8]  # an image file, its content, or pixels in CHW
 Storage = Literal["decoded", "encoded"]
 
 

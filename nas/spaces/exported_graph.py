@@ -62,12 +62,6 @@ class ExportedGraph:
         """Float numbers that the model holds."""
         return sum(operator.weights for operator in self.operators)
 
-    @property
-    def ends_in_convolution(self) -> bool:
-        """Whether its output is that of a convolution, which a batch norm after it would become part of."""
-        made_by = self.output - len(self.input_sizes)
-        return made_by >= 0 and self.operators[made_by].kind == "Conv"
-
 
 def exported_graph(network: Network) -> ExportedGraph:
     """The graph of a whole network, image normalisation included. Raises InvalidInput for a custom layer."""

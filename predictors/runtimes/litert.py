@@ -31,7 +31,6 @@ from nas.core.runtimes import (
 CPU = "CPU"
 _MAX_BYTES = 1 << 31
 _DELEGATE = "DELEGATE"  # the operator that stands for all that a delegate runs
-_PROCESSOR_DELEGATE = "XNNPACK"  # what runs on the processor by default
 
 
 def identify(target: RuntimeTarget) -> RuntimeIdentity:

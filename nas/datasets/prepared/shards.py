@@ -199,10 +199,6 @@ class MappedShard:
         """Which images show one colour, shape (N,)."""
         return self._bytes[self._shard.size_bytes - self._shard.images :].astype(np.bool_)
 
-    def is_whole(self) -> bool:
-        """Whether the content is what was written."""
-        return hashlib.sha256(self._map).hexdigest() == self._shard.sha256
-
 
 @contextmanager
 def _storage_errors(folder: Path) -> Iterator[None]:
