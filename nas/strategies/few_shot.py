@@ -15,6 +15,7 @@ from nas.core import registry
 from nas.core.errors import InvalidSpec
 from nas.core.plugins import Strategy
 from nas.core.ports import Problem, SearchSpace, Stage, is_relaxed
+from nas.core.rank_correlation import check_rank_networks
 from nas.core.retraining import RecipeFields
 from nas.core.spec import SearchSpec, parse_spec
 from nas.stages.closing import closing_stage_names, closing_stages
@@ -22,6 +23,7 @@ from nas.training.fewshot.allowed import edges_by_decision
 from nas.training.fewshot.halving import rung_epochs
 from nas.training.fewshot.partition import exhaustive_split, routing_genes, splittable
 from nas.training.gradient.options import DartsParams, check_relaxation
+from nas.training.schedules import SCHEDULES, Phase, uniform
 
 
 class FewShotParams(RecipeFields):
@@ -72,22 +74,14 @@ class FewShotParams(RecipeFields):
     checkpoint_s: float = Field(default=10.0, gt=0)
 
     @model_validator(mode="after")
-    def _makes_sense(self) -> FewShotParams:
+    def _split_makes_sense(self) -> FewShotParams:
         if self.split == "random" and self.decisions:
             raise ValueError("decisions: a random split draws its own; expected none, or another split")
         if len(set(self.decisions)) != len(self.decisions):
             raise ValueError(f"decisions: expected each once, got {', '.join(self.decisions)}")
-        if 0 < self.rank_networks < 4:
-            raise ValueError(f"rank_networks: expected 0, or at least 4 for a ranking, got {self.rank_networks}")
+        check_rank_networks(self.rank_networks)
         if self.match_again and self.split != "gradient_matching":
             raise ValueError(f"match_again is for split gradient_matching: expected it false, got split {self.split}")
-        if self.halving and self.search == "explore":
-            raise ValueError("halving is for searches by gradient: expected it false with search explore")
-        if self.halving and self.subspace_epochs <= len(rung_epochs(self.subspaces, 1)):
-            raise ValueError(
-                f"halving of {self.subspaces} subspaces: expected more than {len(rung_epochs(self.subspaces, 1))} "
-                f"subspace_epochs, got {self.subspace_epochs}"
-            )
         if self.split == "auto" and self.repeats < 4:
             raise ValueError(f"repeats: split auto judges on half of them: expected at least 4, got {self.repeats}")
         own = sorted(RecipeFields.model_fields.keys() & self.model_fields_set)
@@ -97,6 +91,18 @@ class FewShotParams(RecipeFields):
             )
         if self.split == "ensemble" and (self.search, self.schedule) != ("explore", "uniform"):
             raise ValueError("split ensemble has a training of its own: expected search explore and schedule uniform")
+        return self
+
+    @model_validator(mode="after")
+    def _search_makes_sense(self) -> FewShotParams:
+        if self.halving and self.search == "explore":
+            raise ValueError("halving is for searches by gradient: expected it false with search explore")
+        rungs = len(rung_epochs(self.subspaces, 1))
+        if self.halving and self.subspace_epochs <= rungs:
+            raise ValueError(
+                f"halving of {self.subspaces} subspaces: expected more than {rungs} subspace_epochs, got "
+                f"{self.subspace_epochs}"
+            )
         if self.search == "explore":
             if self.gradient:
                 raise ValueError("gradient: expected none with search explore")
@@ -144,7 +150,6 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
     from nas.training import samplers
     from nas.training.progressive import SupernetRecipe
     from nas.training.recipe import with_fields
-    from nas.training.schedules import Phase, progressive_shrinking, sandwich, uniform
 
     params, space = parse_spec(FewShotParams, problem.spec.strategy.params), problem.space
     check(problem.spec, space)
@@ -164,14 +169,8 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         mixed = replace(mixed, weight_decay=0.0, label_smoothing=0.0)
         train = SupernetEnsembleStage(mixed, params.subspaces, decisions, params.checkpoint_s, compare)
     else:
-        if params.schedule == "uniform":
-            phases = uniform(params.subspace_epochs, params.subspace_lr, axes, params.subnets)
-        else:
-            schedule = progressive_shrinking if params.schedule == "progressive" else sandwich
-            phases = schedule(params.subspace_epochs, params.subspace_lr, axes)
-        train = SubSupernetsStage(
-            recipe(phases), params.subspaces, params.checkpoint_s, compare, options, params.halving
-        )
+        of_subspaces = recipe(_phases_of_subspaces(params, axes))
+        train = SubSupernetsStage(of_subspaces, params.subspaces, params.checkpoint_s, compare, options, params.halving)
     standalone = recipe(uniform(params.rank_epochs, params.lr, axes, 1))
     return (
         EstimateStage(),
@@ -183,6 +182,12 @@ def stages(problem: Problem) -> tuple[Stage, ...]:
         ExploreStage(),
         *closing_stages(problem.spec),
     )
+
+
+def _phases_of_subspaces(params: FewShotParams, axes: set[str]) -> tuple[Phase, ...]:
+    if params.schedule == "uniform":
+        return uniform(params.subspace_epochs, params.subspace_lr, axes, params.subnets)
+    return SCHEDULES[params.schedule](params.subspace_epochs, params.subspace_lr, axes)
 
 
 def _gradient_options(params: FewShotParams) -> DartsParams:
