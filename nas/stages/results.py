@@ -175,9 +175,9 @@ class SubSupernetsResult(TrainResult):
 
 @dataclass(frozen=True)
 class EnsembleResult(SubSupernetsResult):
-    """A supernet ensemble with a learned router. ``assignment``: the router's table, as
-    ``nas.training.fewshot.routed`` stores it. ``groups``: names of the choices by supernet, ``shares`` of the networks
-    by supernet, and the ``imbalance`` between supernets."""
+    """A supernet ensemble with a learned router. ``assignment``: the router's table as JSON
+    (``nas.training.fewshot.partition.RoutingTable``). ``groups``: names of the choices by supernet, ``shares`` of the
+    networks by supernet, and the ``imbalance`` between supernets."""
 
     assignment: JsonObject | None = None
     groups: tuple[tuple[str, ...], ...] | None = None
