@@ -62,50 +62,46 @@ class BilevelStage:
         for seed in range(problem.spec.seed, problem.spec.seed + self.options.seeds):
             if seed in finished_seeds:
                 continue
-            learning = self._begin(problem, resources, seed)
-            pace = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time)
-            before = sum(run.steps for run in runs)
-            for report in run_gradient_search(learning, start, pace.save_due):
-                match report:
-                    case GradientStep():
-                        if (values := pace.observe(report)) is not None:
-                            message = f"{report.kind}, epoch {report.epoch + 1} of {len(learning.kinds)}"
-                            if self.options.seeds > 1:
-                                message = f"seed {seed}: {message}"
-                            total = before + (self.options.seeds - len(runs)) * report.total
-                            yield Progress(self.name, before + report.done, total, "steps", values, message)
-                    case EpochReport():
-                        yield traced(self.name, learning, {"seed": seed}, report, before)
-                        for warning in report.warnings:
-                            yield Warned(self.name, warning if self.options.seeds == 1 else f"seed {seed}: {warning}")
-                    case TrainState():
-                        if report.phase >= len(learning.kinds):
-                            continue  # kept below, with what was found
-                        done = before + learning.done(report.phase, report.step)
-                        kept = pace.checkpoints.keep(self.name, done, with_runs(report, runs), resources.blobs)
-                        blob = kept.blob if isinstance(kept, Checkpoint) else blob
-                        yield kept
-                        if resources.is_out_of_time():
-                            yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
-                            break
+            learning, before = self._begin(problem, resources, seed), sum(run.steps for run in runs)
+            yield from self._search(problem, resources, learning, start, seed, runs)
             start = TrainState()
-            weights: Weights = {"net": learning.net.state_dict()}
-            if learning.conditioning is not None:
-                learning.conditioning.settle(is_within_bounds(problem))
-                weights["hypernetwork"] = learning.conditioning.net.state_dict()
-            run = run_record(problem, resources, learning, seed)
-            net_blob = resources.blobs.put(TrainState(0, 0, weights).to_bytes())
-            runs.append(replace(run, supernet=net_blob, conditioned=learning.conditioning is not None))
-            yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, net_blob)  # so that it is kept
-            best = max(runs, key=lambda r: (r.val_accuracy, -r.seed))
-            assert best.supernet is not None
-            supernet = TrainState.from_bytes(resources.blobs.get(best.supernet), "cpu").weights
-            assert supernet is not None
-            blob = resources.blobs.put(TrainState(0, 0, {"net": supernet["net"], "runs": dump_runs(runs)}).to_bytes())
+            runs.append(_ended_run(problem, resources, learning, seed))
+            yield Checkpoint(f"{self.name}.seed{seed}", learning.steps, _supernet_of(runs[-1]))  # so that it is kept
+            blob = resources.blobs.put(_best_with(runs, resources).to_bytes())
             yield Checkpoint(self.name, before + learning.steps, blob)
             if resources.is_out_of_time():
                 break
         yield StageFinished(self.name, 0.0, _result(blob, runs).to_json())
+
+    def _search(
+        self,
+        problem: Problem,
+        resources: Resources,
+        learning: GradientSearch,
+        start: TrainState,
+        seed: int,
+        runs: Sequence[GradientRun],
+    ) -> Iterator[Event]:
+        """One run from ``start``, after those of other seeds, to its end or until the time is up."""
+        pace = Pace(resources.clock, self.options.checkpoint_s, resources.is_out_of_time)
+        before, prefix = sum(run.steps for run in runs), "" if self.options.seeds == 1 else f"seed {seed}: "
+        for report in run_gradient_search(learning, start, pace.save_due):
+            match report:
+                case GradientStep():
+                    if (readings := pace.observe(report)) is not None:
+                        message = f"{prefix}{report.kind}, epoch {report.epoch + 1} of {len(learning.kinds)}"
+                        total = before + (self.options.seeds - len(runs)) * report.total
+                        yield Progress(self.name, before + report.done, total, "steps", readings, message)
+                case EpochReport():
+                    yield traced(self.name, learning, {"seed": seed}, report, before)
+                    for warning in report.warnings:
+                        yield Warned(self.name, f"{prefix}{warning}")
+                case TrainState() if report.phase < len(learning.kinds):  # the last is kept with what was found
+                    done = before + learning.done(report.phase, report.step)
+                    yield pace.checkpoints.keep(self.name, done, with_runs(report, runs), resources.blobs)
+                    if resources.is_out_of_time():
+                        yield Warned(self.name, out_of_time(problem.spec, f"step {done} of the gradient search"))
+                        return
 
     def estimate_cost(self, problem: Problem, resources: Resources, state: SearchState) -> StageCost:
         """A few steps of each kind and what is done at the end of an epoch; early ends are not foreseen."""
@@ -207,6 +203,30 @@ def run_record(
     )
 
 
+def _ended_run(problem: Problem, resources: Resources, learning: GradientSearch, seed: int) -> GradientRun:
+    """The record of a run that has ended, with the blob of its supernet and of its hypernetwork, if it has one."""
+    weights: Weights = {"net": learning.net.state_dict()}
+    if learning.conditioning is not None:
+        learning.conditioning.settle(is_within_bounds(problem))
+        weights["hypernetwork"] = learning.conditioning.net.state_dict()
+    run = run_record(problem, resources, learning, seed)
+    blob = resources.blobs.put(TrainState(0, 0, weights).to_bytes())
+    return replace(run, supernet=blob, conditioned=learning.conditioning is not None)
+
+
+def _best_with(runs: Sequence[GradientRun], resources: Resources) -> TrainState:
+    """The supernet of the run that scores best, beside the records of all runs."""
+    best = max(runs, key=lambda run: (run.val_accuracy, -run.seed))
+    weights = TrainState.from_bytes(resources.blobs.get(_supernet_of(best)), "cpu").weights
+    assert weights is not None
+    return TrainState(0, 0, {"net": weights["net"], "runs": dump_runs(runs)})
+
+
+def _supernet_of(run: GradientRun) -> str:
+    assert run.supernet is not None
+    return run.supernet
+
+
 def with_runs(state: TrainState, runs: Sequence[GradientRun]) -> TrainState:
     """The state of a run with the runs that have ended before it."""
     assert state.weights is not None
@@ -226,14 +246,13 @@ def _result(blob: str, runs: Sequence[GradientRun]) -> BilevelResult:
 
 
 def _seed_run(run: GradientRun) -> SeedRun:
-    assert run.supernet is not None
     return SeedRun(
         seed=run.seed,
         genes=run.genes,
         series=run.series,
         val_accuracy=run.val_accuracy,
         signs=run.signs,
-        supernet=run.supernet,
+        supernet=_supernet_of(run),
     )
 
 
