@@ -6,7 +6,7 @@ from pydantic import JsonValue
 
 from nas.core import registry
 from nas.core.ports import Dataset, SearchSpace
-from nas.core.spec import DataSpec
+from nas.core.spec import DataSpec, SpaceSpec
 
 
 def few_digits(train: int, **limits: int) -> Dataset:
@@ -17,4 +17,4 @@ def few_digits(train: int, **limits: int) -> Dataset:
 def small_mobile(images: Dataset, **params: JsonValue) -> SearchSpace:
     """Networks for these images, without dropout, and with a narrow head; ``params`` are those of a spec."""
     small: dict[str, JsonValue] = {"preset": "digits", "depths": [1, 2], "final": 16, "hidden": 16, "dropout": 0.0}
-    return registry.load_space("mobilenet_v3").build({**small, **params}, images.shape)
+    return registry.build_space(SpaceSpec(name="mobilenet_v3", params={**small, **params}), images.shape)
