@@ -21,13 +21,10 @@ from nas.core.spec import DataSpec, SpaceSpec
 from nas.datasets.digits import DIGITS
 from tests.support.engine import SPACE, SPEC, problem, run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ANY_SHAPE = [name for name in registry.names("nas.search_spaces") if registry.load_space(name).any_shape]
 SQUARE = sorted({*registry.names("nas.search_spaces")} - {*ANY_SHAPE})
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def build(name: str, height: int, width: int) -> SearchSpace:
