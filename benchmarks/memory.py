@@ -1,13 +1,19 @@
 """Counted memory beside measured memory: how much a process grows when a runtime loads and runs a network, against the
-activations and weights that are counted of it.
+activations and weights that are counted of it; and against what onnxruntime says that its arena took.
 
-Nothing is timed, so other work on the machine does no harm. Runtimes that are not installed are listed with the reason.
+The arena holds what grows with the batch, and neither the runtime itself nor its copies of the weights. So both are
+compared by how much more they are for a larger batch. Nothing is timed, so other work on the machine does no harm.
+Runtimes that are not installed are listed with the reason.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -31,13 +37,18 @@ SPACES: Mapping[str, tuple[dict[str, JsonValue], ImageShape]] = {
     "cifar": ({"preset": "cifar"}, ImageShape(3, 32, 32, 10)),
     "imagenet": ({"preset": "imagenet", "resolutions": [128, 160, 192, 224]}, ImageShape(3, 224, 224, 1000)),
 }
+BATCHES = {"cifar": (8, 128), "imagenet": (1, 16)}  # of which the difference is compared with the arena's
 MB = 1e6
 
 
 def bench(options: Options) -> dict[str, Any]:
     """Every space with its networks on every runtime."""
     networks = options.more["networks"]
-    return {"networks": networks, "spaces": {name: of_space(name, networks) for name in options.more["spaces"]}}
+    spaces = {name: of_space(name, networks) for name in options.more["spaces"]}
+    reported = {name: against_report(name, networks) for name in options.more["spaces"] if name in BATCHES}
+    ratios = [ratio for figures in reported.values() for ratio in figures["ratio"]]
+    largest = max((abs(ratio - 1) for ratio in ratios), default=None)
+    return {"networks": networks, "spaces": spaces, "reported": reported, "largest_difference": largest}
 
 
 def of_space(name: str, networks: int) -> dict[str, Any]:
@@ -65,6 +76,33 @@ def of_space(name: str, networks: int) -> dict[str, Any]:
             counted_MB = batch * activations_MB + weights_MB / (4 if precision == "int8" else 1)
             measured[case] = figures(peaks_MB, counted_MB)
     return {"activations_MB": activations_MB.tolist(), "weights_MB": weights_MB.tolist(), "measured": measured}
+
+
+def against_report(name: str, networks: int) -> dict[str, Any]:
+    """By how much more a process grows for the larger of two batches than for the smaller, beside how much more
+    onnxruntime's arena and the images take."""
+    params, shape = SPACES[name]
+    space = registry.build_space(SpaceSpec(name="mobilenet_v3", params=params), shape)
+    net, (small, large) = space.supernet(0).eval(), BATCHES[name]
+    measured_MB, reported_MB = [], []
+    for arch in spread(space, networks):
+        size = space.input_shape(arch)
+        model = to_onnx_for_timing(net.subnet(arch), size)
+        measured_MB.append(peak_MB("onnxruntime", model, large) - peak_MB("onnxruntime", model, small))
+        images_MB = (large - small) * 4 * prod(size) / MB
+        reported_MB.append(arena_MB(model, large) - arena_MB(model, small) + images_MB)
+    ratio = [measured / reported for measured, reported in zip(measured_MB, reported_MB, strict=True)]
+    return {"batches": [small, large], "measured_MB": measured_MB, "reported_MB": reported_MB, "ratio": ratio}
+
+
+def arena_MB(model: bytes, batch: int) -> float:
+    """What onnxruntime's log says that its arena has allocated once a model has run."""
+    command = [sys.executable, "-m", "benchmarks._arena_child", str(batch)]
+    done = subprocess.run(command, input=model, capture_output=True, check=True)
+    allocated = [int(size) for size in re.findall(rb"Total allocated bytes: (\d+)", done.stderr)]
+    if not allocated:
+        raise RuntimeError("expected the size of the arena in onnxruntime's log, got none")
+    return max(allocated) / MB
 
 
 def spread(space: SearchSpace, count: int) -> list[Arch]:

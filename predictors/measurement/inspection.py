@@ -23,6 +23,7 @@ from nas.core.placement import LayerTime, Placement
 from nas.core.runtimes import Execution, LoadedModel, Runtime
 from predictors.measurement.energy import EnergyMeter, clock_reader, find_meter
 
+MEMORY_RUNS = 3  # before memory is read: onnxruntime plans its memory in the first run, and takes it in the second
 METERED_MS = 400.0  # for which a network runs while its energy is metered; meters tick every few milliseconds
 _STATUS = Path("/proc/self/status")
 _RESET_PEAK = Path("/proc/self/clear_refs")
@@ -60,7 +61,8 @@ def inspect(runtime: Runtime, model: bytes, execution: Execution) -> Inspection:
     if before is not None:
         _RESET_PEAK.write_text("5")  # the high-water mark of the resident set, see proc(5)
     loaded = runtime.load(prepared, execution)
-    loaded.run()
+    for _ in range(MEMORY_RUNS):
+        loaded.run()
     loaded.synchronise()
     peak = _resident_bytes("VmHWM")
     meter = find_meter(execution.target)

@@ -179,6 +179,20 @@ def test_measured_memory_grows_with_the_model() -> None:
     assert large.peak_bytes > small.peak_bytes > 0
 
 
+def test_memory_is_read_once_the_runtime_has_taken_all_of_it() -> None:
+    """As onnxruntime does, which plans its memory in the first run and takes it in the second."""
+    blocks: list[bytes] = []
+
+    def load(model: bytes, execution: Execution) -> LoadedModel:
+        sizes = iter([0, 64 * 2**20])
+        return LoadedModel(lambda: blocks.append(b"x" * next(sizes, 0)))
+
+    double = replace(onnx_runtime.ONNXRUNTIME, load=load)
+    peak_bytes = inspect_in_fork(double, SMALL, Execution()).peak_bytes
+    assert peak_bytes is not None
+    assert peak_bytes >= 64 * 2**20
+
+
 # --- Asynchronous runtimes, by doubles -----------------------------------------------------------------------------
 
 
