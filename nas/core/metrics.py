@@ -60,6 +60,7 @@ _LATENCY = (
 )
 _TRAINING = (
     MetricInfo("val_loss", "nats", "estimated", "min", "Validation loss"),
+    MetricInfo("val_images", "", "estimated", "max", "Validation images, where given up early"),
     MetricInfo("trained_deviation", "%", "trained", "min", "Deviation over seeds, trained alone"),
 )
 

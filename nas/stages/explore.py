@@ -45,6 +45,7 @@ from nas.stages.derived import around, derived_networks
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.precision import in_precision
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
+from nas.stages.racing import IMAGES_METRIC, GoesOn, Race, always, race_of, scored_share
 from nas.stages.results import EstimateResult, ExploreResult
 from nas.stages.scores import measured_by
 from nas.stages.sensitivity import measured_distortions
@@ -104,7 +105,8 @@ class ExploreStage:
                 else:
                     genes_NG = random.propose(problem.space, history_of(problem, scored, origin), generator, n)
                 candidates = []
-                for candidate in scored_candidates(problem, score, origin, genes_NG):
+                race = _race(problem, scored, origin, score)
+                for candidate in scored_candidates(problem, score, origin, genes_NG, race):
                     candidates.append(candidate)
                     if (len(batch) + len(candidates)) % 4 == 0:
                         yield Progress(self.name, 2 * done + len(batch) + len(candidates), 2 * budget, "subnets")
@@ -121,10 +123,14 @@ class ExploreStage:
                 yield HypervolumeAt(len(state.of("search")), front.hypervolume, front.baseline_hypervolume, view)
                 volumes["hypervolume" if view is None else f"hypervolume on {view}"] = front.hypervolume
             yield Progress(self.name, 2 * (done + size), 2 * budget, "subnets", volumes)
+        share = scored_share(problem, state)
+        if share is not None:
+            yield Progress(self.name, 2 * budget, 2 * budget, "subnets", message=_saved(share))
         fronts = {view: front_summary(front_of(problem.spec, state, device=view)) for view in problem.spec.views}
         result = ExploreResult(
             evaluations=len(state.of("search")),
             inherited=inherited_by_origin["search"],
+            scored_share=share,
             fleet={name: front for name, front in fronts.items() if name is not None},
             **vars(fronts[problem.spec.views[0]]),
         )
@@ -221,15 +227,35 @@ class ExploreStage:
         return proposed_NG
 
 
-def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") -> Score:
+@dataclass(frozen=True)
+class NetworkQuality:
     """How good a network is on validation data, with the weights that it has in this search."""
 
-    def evaluate(arch: Arch) -> dict[str, float]:
-        network = in_precision(subnets, subnets.cut(arch, origin), arch)
-        scores = subnets.score(network, arch, problem.data.val)
-        return measured_by(problem.spec.task, scores, "val")
+    problem: Problem
+    subnets: Subnets
+    origin: Origin
 
-    return evaluate
+    def __call__(self, arch: Arch, goes_on: GoesOn = always) -> dict[str, float]:
+        """The metrics of a network, over the first images alone if it does not go on to all."""
+        val = self.problem.data.val
+        images = len(val)
+
+        def goes_on_from(quality: float, so_far: int) -> bool:
+            nonlocal images
+            if goes_on(quality, so_far):
+                return True
+            images = so_far
+            return False
+
+        network = in_precision(self.subnets, self.subnets.cut(arch, self.origin), arch)
+        scores = self.subnets.score(network, arch, val, None if goes_on is always else goes_on_from)
+        metrics = measured_by(self.problem.spec.task, scores, "val")
+        return metrics if images == len(val) else {**metrics, IMAGES_METRIC: float(images)}
+
+
+def quality_of(problem: Problem, subnets: Subnets, origin: Origin = "search") -> NetworkQuality:
+    """The quality of networks as they are cut out of a supernet."""
+    return NetworkQuality(problem, subnets, origin)
 
 
 def proxy_scores(problem: Problem, resources: Resources, state: SearchState, proxies: ProxyStage) -> Score:
@@ -322,12 +348,27 @@ def _guided(problem: Problem, resources: Resources, state: SearchState) -> Probl
     return replace(problem, space=ProxyAwareSpace(problem.space, scores))
 
 
-def scored_candidates(problem: Problem, score: Score, origin: Origin, genes_NG: Genes) -> Iterator[Candidate]:
+def scored_candidates(
+    problem: Problem, score: Score, origin: Origin, genes_NG: Genes, race: Race | None = None
+) -> Iterator[Candidate]:
+    """Networks with their metrics; in a ``race``, those that are hardly going to win are given up early."""
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
-    outside = extrapolated(problem, genes_NG)
+    outside, unknown_N = extrapolated(problem, genes_NG), np.full(len(genes_NG), np.nan)
     for i, arch in enumerate(as_archs(problem.space.id, genes_NG)):
         metrics = {name: float(column[i]) for name, column in cheap.items()}
-        yield Candidate(arch, origin, {**metrics, **score(arch)}, devices=devices[i], extrapolated=outside[i])
+        metrics |= score(arch) if race is None else race.run(arch, losses(problem, cheap, unknown_N)[i])
+        yield Candidate(arch, origin, metrics, devices=devices[i], extrapolated=outside[i])
+
+
+def _race(problem: Problem, state: SearchState, origin: Origin, score: Score) -> Race | None:
+    """The race of the next networks, where they are scored by the weights that they are cut out with."""
+    if not isinstance(score, NetworkQuality) or guide(problem, state) != problem.spec.task.estimated:
+        return None
+    return race_of(problem, state, origin, history_of(problem, state, origin), score)
+
+
+def _saved(share: float) -> str:
+    return f"{100 * (1 - share):.0f} % of the scoring was saved: networks far from the front were given up early"
 
 
 def _made_up(problem: Problem, n: int) -> SearchState:
@@ -351,7 +392,8 @@ def _made_up(problem: Problem, n: int) -> SearchState:
 def _refresh(problem: Problem, candidates: tuple[Candidate, ...], score: Score | None) -> Iterator[Candidate]:
     """Inherited candidates with their estimated quality, and metrics of the device predicted again. ``score``: tells
     the quality anew."""
-    inherited = {problem.spec.task.estimated, *(m.metric("val").name for m in problem.spec.task.further), "val_loss"}
+    task = problem.spec.task
+    inherited = {task.estimated, *(m.metric("val").name for m in task.further), "val_loss", IMAGES_METRIC}
     genes_NG = as_genes([p.arch for p in candidates])
     cheap, devices = cheap_metrics(problem, genes_NG), on_devices(problem, genes_NG)
     outside = extrapolated(problem, genes_NG)

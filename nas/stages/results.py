@@ -335,11 +335,13 @@ class FrontStatistics:
 @dataclass(frozen=True)
 class ExploreResult(StageResult, FrontStatistics):
     """``evaluations`` networks were scored by the search, of which ``inherited`` by its parent. ``fleet``: front by
-    device, if each has one; the fields of the whole are then those of the first."""
+    device, if each has one; the fields of the whole are then those of the first. ``scored_share``: of the validation
+    images, on which networks were scored, None for all."""
 
     stage: ClassVar[str] = "explore"
     evaluations: int | None = None
     inherited: int | None = None
+    scored_share: float | None = None
     fleet: Mapping[str, FrontStatistics] = field(default_factory=dict)
 
 

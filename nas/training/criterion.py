@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import torch
@@ -38,11 +38,18 @@ class Criterion:
         return loss
 
     @torch.no_grad()
-    def score(self, module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> TaskScores:
+    def score(
+        self,
+        module: nn.Module,
+        batches: Iterable[tuple[Tensor, Tensor]],
+        goes_on: Callable[[float, int], bool] | None = None,
+        first_part: int = 0,
+    ) -> TaskScores:
         """How good a module in eval mode is over (images, labels) batches, all classes alike; the mean loss of an image
-        where the task has one in nats."""
+        where the task has one in nats. After ``first_part`` images, and each time that they have doubled, ``goes_on``
+        hears the quality and the number of images; if it says no, the scores are those over these images."""
         module.eval()
-        scorer, summed, images = self.task.scorer(self._classes), 0.0, 0
+        scorer, summed, images, part = self.task.scorer(self._classes), 0.0, 0, first_part
         for x_BCHW, labels in batches:
             outputs = module(x_BCHW)
             if self._scale is not None:
@@ -52,5 +59,9 @@ class Criterion:
             images += len(labels)
             if self.task.loss_in_nats:
                 summed += float(self.task.loss(outputs, labels, LossOptions(summed=True)))
+            if goes_on is not None and images >= part:
+                if not goes_on(scorer.scores().quality, images):
+                    break
+                part = 2 * images
         scores = scorer.scores()
         return replace(scores, loss=summed / images) if self.task.loss_in_nats else scores

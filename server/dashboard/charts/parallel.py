@@ -19,7 +19,7 @@ from server.dashboard.charts.options import (
 )
 
 MOST_AXES, MOST_LINES = 8, 500
-_LEFT_OUT = ("val_loss", "trained_deviation")
+_LEFT_OUT = ("val_loss", "val_images", "trained_deviation")
 
 
 def parallel_metrics(candidates: Sequence[CandidateSchema]) -> list[str]:

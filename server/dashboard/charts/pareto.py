@@ -246,7 +246,7 @@ def _datum(candidate: CandidateSchema, xm: str, ym: str) -> Datum:
     rows = [
         (f"{escape(formatting.label(n))} <i>{metrics[n].kind}</i>", formatting.metric(metrics, n))
         for n in names
-        if n != "val_loss"
+        if n not in ("val_loss", "val_images")
     ]
     return {
         "value": [metrics[xm].value, metrics[ym].value],

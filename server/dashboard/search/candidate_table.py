@@ -50,7 +50,7 @@ def _metric_columns() -> tuple[str, ...]:
 _STATUS_GLYPHS: Mapping[Status, str] = {"verified": "✓", "unverified": "□", "violated": "▲", "fallback": "◪"}
 _ORIGINS: dict[Origin, str] = {"search": "Search", "baseline": "Random baseline", "reference": "References"}
 _MOST_SHOWN = 6  # metrics at first, so that the table fits a laptop's width
-_HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "macs", "peak_bytes")
+_HIDDEN_AT_FIRST = ("upper_ms", "upper_share", "upper_mj", "val_loss", "val_images", "macs", "peak_bytes")
 
 TableRow = dict[str, Any]  # a row of a Quasar table, by the names of its columns
 
