@@ -103,7 +103,5 @@ def test_exploration_saves_scoring_and_keeps_its_front(tmp_path: Path, monkeypat
     assert share == pytest.approx(1 - len(given_up) / 2 / len(candidates))
     assert not any(IMAGES_METRIC in c.metrics for c in front_of(SPEC, state).members)
     [told] = [e.message for e in events if isinstance(e, Progress) and "given up early" in e.message]
-    assert told == [
-        f"{100 * (1 - share):.0f} % of the scoring was saved: networks far from the front were given up early"
-    ]
+    assert told.startswith(f"{100 * (1 - share):.0f} % of the scoring was saved")
     assert fold_all(explored(tmp_path / "two")).candidates == state.candidates
