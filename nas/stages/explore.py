@@ -45,7 +45,7 @@ from nas.stages.derived import around, derived_networks
 from nas.stages.fronts import front_of, front_summary, guiding_metric, state_on
 from nas.stages.precision import in_precision
 from nas.stages.proxies import ProxyAwareSpace, ProxyStage, load_scores
-from nas.stages.racing import IMAGES_METRIC, GoesOn, Race, always, race_of, scored_share
+from nas.stages.racing import IMAGES_METRIC, Race, SurvivesRung, always, race_of, scored_share
 from nas.stages.results import EstimateResult, ExploreResult
 from nas.stages.scores import measured_by
 from nas.stages.sensitivity import measured_distortions
@@ -235,20 +235,20 @@ class NetworkQuality:
     subnets: Subnets
     origin: Origin
 
-    def __call__(self, arch: Arch, goes_on: GoesOn = always) -> dict[str, float]:
+    def __call__(self, arch: Arch, survives_rung: SurvivesRung = always) -> dict[str, float]:
         """The metrics of a network, over the first images alone if it does not go on to all."""
         val = self.problem.data.val
         images = len(val)
 
-        def goes_on_from(quality: float, so_far: int) -> bool:
+        def survives(quality: float, so_far: int) -> bool:
             nonlocal images
-            if goes_on(quality, so_far):
+            if survives_rung(quality, so_far):
                 return True
             images = so_far
             return False
 
         network = in_precision(self.subnets, self.subnets.cut(arch, self.origin), arch)
-        scores = self.subnets.score(network, arch, val, None if goes_on is always else goes_on_from)
+        scores = self.subnets.score(network, arch, val, None if survives_rung is always else survives)
         metrics = measured_by(self.problem.spec.task, scores, "val")
         return metrics if images == len(val) else {**metrics, IMAGES_METRIC: float(images)}
 

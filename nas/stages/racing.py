@@ -18,7 +18,7 @@ from nas.core.ports import History, Problem
 FIRST_PART = 1024  # images; the second look is at twice as many, and so on
 STANDARD_ERRORS = 2.58  # by which an accuracy may turn out better: a chance of one in two hundred
 IMAGES_METRIC = "val_images"  # of networks that were given up: on how many images they were scored
-GoesOn = Callable[[float, int], bool]
+SurvivesRung = Callable[[float, int], bool]
 """Whether a network with a quality over so many images is to be scored on more."""
 
 
@@ -32,19 +32,19 @@ class Race:
     """What a network competes with. ``score`` scores one as long as it goes on; ``known_NM``: losses of the networks
     that were scored on all images and meet the bounds; ``quality_column``: the one of minus the accuracy."""
 
-    score: Callable[[Arch, GoesOn], dict[str, float]]
+    score: Callable[[Arch, SurvivesRung], dict[str, float]]
     known_NM: Floats
     quality_column: int
 
     def run(self, arch: Arch, cost_M: Floats) -> dict[str, float]:
         """The metrics of a network with known costs, whose quality is not."""
 
-        def goes_on(quality: float, images: int) -> bool:
+        def survives_rung(quality: float, images: int) -> bool:
             hoped_M = cost_M.copy()
             hoped_M[self.quality_column] = -optimistic(quality, images)
             return not weakly_dominated(hoped_M[None], self.known_NM)[0]
 
-        return self.score(arch, goes_on)
+        return self.score(arch, survives_rung)
 
 
 def race_of(

@@ -16,7 +16,7 @@ from nas.core.references import is_of_another_space, space_of
 from nas.core.rng import Stream, rng
 from nas.core.tasks import TaskScores
 from nas.export import InUnits, Normalised
-from nas.stages.racing import FIRST_PART, GoesOn
+from nas.stages.racing import FIRST_PART, SurvivesRung
 from nas.stages.results import RetrainResult, SensitivityResult, TrainResult
 from nas.supernet import Supernet
 from nas.training.calibration import recalibrate
@@ -82,10 +82,12 @@ class Subnets:
         """Input height and width of this network."""
         return space_of(self.problem, arch).input_shape(arch)[1:]
 
-    def score(self, module: nn.Module, arch: Arch, split: Split, goes_on: GoesOn | None = None) -> TaskScores:
-        """How good a cut subnet is over a split, or over its first images as long as it ``goes_on``."""
+    def score(
+        self, module: nn.Module, arch: Arch, split: Split, survives_rung: SurvivesRung | None = None
+    ) -> TaskScores:
+        """How good a cut subnet is over a split, or over its first images as long as it ``survives_rung``."""
         batches = self.pipeline.plain(split, self.resolution(arch))
-        return self._criterion.score(module, batches, goes_on, FIRST_PART)
+        return self._criterion.score(module, batches, survives_rung, FIRST_PART)
 
 
 def supernet_of(problem: Problem, net: Supernet, arch: Arch) -> Supernet:

@@ -42,12 +42,13 @@ class Criterion:
         self,
         module: nn.Module,
         batches: Iterable[tuple[Tensor, Tensor]],
-        goes_on: Callable[[float, int], bool] | None = None,
+        survives_rung: Callable[[float, int], bool] | None = None,
         first_part: int = 0,
     ) -> TaskScores:
         """How good a module in eval mode is over (images, labels) batches, all classes alike; the mean loss of an image
-        where the task has one in nats. After ``first_part`` images, and each time that they have doubled, ``goes_on``
-        hears the quality and the number of images; if it says no, the scores are those over these images."""
+        where the task has one in nats. After ``first_part`` images, and each time that they have doubled, it is asked
+        with the quality and the number of images whether the module ``survives_rung``; if not, the scores are those
+        over these images."""
         module.eval()
         scorer, summed, images, part = self.task.scorer(self._classes), 0.0, 0, first_part
         for x_BCHW, labels in batches:
@@ -59,8 +60,8 @@ class Criterion:
             images += len(labels)
             if self.task.loss_in_nats:
                 summed += float(self.task.loss(outputs, labels, LossOptions(summed=True)))
-            if goes_on is not None and images >= part:
-                if not goes_on(scorer.scores().quality, images):
+            if survives_rung is not None and images >= part:
+                if not survives_rung(scorer.scores().quality, images):
                     break
                 part = 2 * images
         scores = scorer.scores()

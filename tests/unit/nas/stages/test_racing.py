@@ -15,7 +15,7 @@ from nas.core.arch import Arch
 from nas.core.events import Progress, StageFinished, fold_all
 from nas.stages import racing, subnets
 from nas.stages.fronts import front_of
-from nas.stages.racing import IMAGES_METRIC, GoesOn, Race, optimistic, race_of
+from nas.stages.racing import IMAGES_METRIC, Race, SurvivesRung, optimistic, race_of
 from nas.training import pipeline
 from nas.training.criterion import Criterion
 from tests.support.engine import SPEC, problem, run
@@ -42,11 +42,11 @@ def test_optimism_shrinks_with_the_images() -> None:
 def test_networks_that_something_better_and_cheaper_beats_are_given_up(
     accuracy: float, cost_ms: float, reaches_the_end: bool
 ) -> None:
-    def score(_: Arch, goes_on: GoesOn) -> dict[str, float]:
-        return {"goes_on": float(goes_on(accuracy, 1024))}
+    def score(_: Arch, survives_rung: SurvivesRung) -> dict[str, float]:
+        return {"survives": float(survives_rung(accuracy, 1024))}
 
     race = Race(score, np.array([[-60.0, 1.0], [-90.0, 50.0]]), 0)
-    assert race.run(ARCH, np.array([np.nan, cost_ms])) == {"goes_on": float(reaches_the_end)}
+    assert race.run(ARCH, np.array([np.nan, cost_ms])) == {"survives": float(reaches_the_end)}
 
 
 def test_scoring_ends_when_a_part_is_enough() -> None:
@@ -60,11 +60,11 @@ def test_scoring_ends_when_a_part_is_enough() -> None:
     batches += [(wrong.repeat(100, 1), torch.zeros(100, dtype=torch.long))] * 3
     asked: list[tuple[float, int]] = []
 
-    def goes_on(quality: float, images: int) -> bool:
+    def survives_rung(quality: float, images: int) -> bool:
         asked.append((quality, images))
         return images < 400
 
-    scores = Criterion(data, "cpu").score(Identity(), batches, goes_on, first_part=150)
+    scores = Criterion(data, "cpu").score(Identity(), batches, survives_rung, first_part=150)
     assert asked == [(100.0, 200), (50.0, 400)]
     assert scores.quality == 50.0
     assert Criterion(data, "cpu").score(Identity(), batches).quality == 40.0
