@@ -521,7 +521,7 @@ def seed_large(seeds: Seeds) -> None:
     spec = SearchSpec(name=LARGE, objectives=objectives, budget=BudgetSpec(evaluations=LARGE_EVALUATIONS))
     attempt = claim_job(seeds.store, seeds.submit(spec, 3600.0))
     profile = profile_of(attempt)
-    drawn = [planted_candidates(41 + i, 6000, origin) for i, origin in enumerate(("search", "baseline"))]
+    drawn = [planted_candidates(41, 6000, "search"), planted_candidates(42, 6000, "baseline")]
     points = [point for candidates in drawn for point in candidates[:LARGE_EVALUATIONS]]
     attempt.append(*training_events(seeds.store, 6), StageStarted("explore", 2, 6))
     for start in range(0, len(points), 500):
