@@ -20,7 +20,7 @@ REPEATS = 7
 _MOST_MS = 15_000  # until an interaction is given up
 _TIMED = """async () => {
   const one = (selector, text) =>
-    [...document.querySelectorAll(selector)].find(e => text === undefined || e.innerText.includes(text));
+    [...document.querySelectorAll(selector)].find(e => text === undefined || e.textContent.includes(text));
   const input = (label, value) => {
     const field = document.querySelector(`[aria-label="${label}"]`);
     const box = field.matches('input') ? field : field.querySelector('input');
