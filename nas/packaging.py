@@ -118,6 +118,7 @@ def package(
     provenance: Provenance | None = None,
     precision: Precision = "float32",
     int8_layers: Sequence[bool] | None = None,
+    changes: JsonObject | None = None,
 ) -> tuple[bytes, PackageReport]:
     """Everything a user needs of one network as a zip file, and a report of the checks it passed.
 
@@ -127,7 +128,8 @@ def package(
     ``virtual``: latencies are estimates from peak figures; ``value_scale``: mean and standard deviation of the values
     that ``module`` gives standardised; ``training``: how the weights came about; ``provenance``: the search, to run it
     again; ``precision``: of the model that the metrics are of; ``int8_layers``: which convolutions and dense layers the
-    model of mixed precision has in int8, in the order in which they run. Equal arguments give equal bytes.
+    model of mixed precision has in int8, in the order in which they run; ``changes``: what was done to the network
+    after the search, for its description. Equal arguments give equal bytes.
 
     Raises ExportMismatch if torch and ONNX disagree, InvalidInput for a measured latency without its measurement.
     """
@@ -146,7 +148,7 @@ def package(
     files = {
         **models,
         "weights.safetensors": safetensors.torch.save(_plain_weights(module)),
-        "architecture.json": _json(_architecture_json(arch, space)),
+        "architecture.json": _json({**_architecture_json(arch, space), **(changes or {})}),
         "run.py": Path(exported_run.__file__).read_bytes(),
     }
     manifest = {

@@ -135,6 +135,12 @@ COMMANDS = (
         _RESULTS,
     ),
     CommandEntry(
+        "prune-tokens",
+        "server.cli.commands.token_compression:prune_tokens",
+        "Prune and merge tokens of a downloaded vision transformer, so that it takes a share of its MACs (DiffRate).",
+        _RESULTS,
+    ),
+    CommandEntry(
         "scale",
         "server.cli.commands.scaling:scale",
         "Scale a candidate up or down to another bound, within its space.",
