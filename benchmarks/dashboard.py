@@ -28,7 +28,7 @@ _TIMED = """async () => {
     box.dispatchEvent(new Event('input', {bubbles: true}));
   };
   const rows = () => one('.nets .q-table__bottom-item', undefined) && document.querySelector('.nets').innerText;
-  const chart = () => document.querySelector('.pareto svg:has(path)')?.textContent ?? '';
+  const chart = () => document.querySelector('.pareto svg:has(path)')?.outerHTML ?? '';
   const hover = fraction => {
     const box = document.querySelector('.pareto');
     const chart = getElement(parseInt(box.id.slice(1))).chart;
