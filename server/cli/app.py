@@ -137,7 +137,7 @@ COMMANDS = (
     CommandEntry(
         "prune-tokens",
         "server.cli.commands.token_compression:prune_tokens",
-        "Prune and merge tokens of a downloaded vision transformer, so that it takes a share of its MACs (DiffRate).",
+        "Prune and merge tokens of a vision transformer, so that it takes a share of its MACs (DiffRate).",
         _RESULTS,
     ),
     CommandEntry(
