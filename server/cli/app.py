@@ -203,7 +203,7 @@ COMMANDS = (
     CommandEntry(
         "data",
         "server.cli.commands.data:data_app",
-        "Data sets: add them by a name, check them before a search, and prepare large ones.",
+        "Data sets: add them by a name, check them before a search, prepare large ones, free the cache.",
         _INPUTS,
     ),
     CommandEntry(
