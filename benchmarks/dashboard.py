@@ -99,12 +99,6 @@ INTERACTIONS = (
         "one('.q-toggle', 'Log across').click()",
         "chart() && chart() !== before.chart",
     ),
-    Interaction(
-        "zoom to fronts",
-        "one('.q-toggle', 'Zoom to fronts').click()",
-        "one('.q-toggle', 'Zoom to fronts').click()",
-        "chart() && chart() !== before.chart",
-    ),
     Interaction("hover", "hover(0.2)", "hover(0.8)", "tip() && tip() !== before.tip"),
 )
 
