@@ -35,6 +35,7 @@ from nas.core.errors import AgentBusy, Conflict, Forbidden, HwnasError, InvalidI
 from nas.core.events import MeasurementsWanted, SearchState, StageFinished, StageStarted
 from nas.core.jobs import AgentResults, Lease, LeaseToken, MeasurementFailure, MeasurementKey, OnboardingPayload
 from nas.core.scheduling import NodeResources
+from nas.core.spec import SearchSpec
 from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
@@ -541,7 +542,7 @@ def test_dry_run_does_not_wait_for_an_agent(tmp_path: Path) -> None:
         SimpleNamespace(name="verify", estimate_cost=estimate_cost),
     ]
     data = SimpleNamespace(content_hash="0" * 64)
-    problem: Any = SimpleNamespace(spec=fakes.search_spec(), data=data, supernet_data=None)
+    problem: Any = SimpleNamespace(spec=SearchSpec(), data=data, supernet_data=None)
     resources: Any = SimpleNamespace(clock=lambda: 0.0, torch_device="cpu", worker="w")
     last = list(estimate_search_cost(problem, stages, resources, SearchState()))[-1]
     assert isinstance(last, StageFinished)

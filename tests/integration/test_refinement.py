@@ -133,7 +133,7 @@ class Scores:
     def with_normalisation(self, module: Any) -> Any:
         return module
 
-    def score(self, module: Any, arch: Arch, split: Any) -> Any:
+    def score(self, module: Any, arch: Arch, split: Any, survives_rung: Any = None) -> Any:
         macs = float(SPACE.costs(as_genes([arch]))["macs"][0])
         twist = int(arch.id[:6], 16) / 0xFFFFFF
         accuracy = 100 - 40 / (1 + macs / EDGE) - 3 * twist
