@@ -2,8 +2,9 @@
 image and eight at once. How good is each device's predictor on networks that it has not seen, and do the devices rank
 networks alike?
 
-Everything is measured for real by the product's own protocol; the machine should be left alone meanwhile. A runtime
-that is not installed, or that cannot get its models here, is listed with the reason in place of figures.
+Everything is measured for real by the product's own protocol; the machine should be left alone meanwhile. Interrupted,
+it goes on. A runtime that is not installed, or that cannot get its models here, is listed with the reason in place of
+figures.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import combinations
@@ -21,8 +22,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks._cli import ROOT, Options, main
+from benchmarks._cli import ROOT, Options, commit, machine, main
 from benchmarks._device import Export, add_device, predictor_figures
+from benchmarks._finished_runs import FinishedRuns
 from nas.blobs import FolderBlobs
 from nas.core import registry
 from nas.core.arch import Arch, as_archs, sample
@@ -61,16 +63,18 @@ def bench(options: Options) -> dict[str, Any]:
     models = Models(space)
     generator = np.random.default_rng(1234)
     archs = as_archs(space.id, space.canonical(sample(space.decisions, generator, options.more["others"])))
-    devices: dict[str, Any] = {}
-    latencies: dict[str, list[float]] = {}
+    setting = {"samples": options.more["samples"], "others": len(archs), "commit": commit(), "machine": machine()}
+    runs = FinishedRuns(options.more["partial"], setting)
     with tempfile.TemporaryDirectory(prefix="hwnas-runtimes-") as folder:
         program = command_program(Path(folder))
-        for case in cases(options.more["runtimes"]):
-            try:
-                figures, latencies[case.name] = measured_device(case, space, models, archs, program, options)
-                devices[case.name] = figures
-            except HwnasError as error:
-                devices[case.name] = {"absent": str(error)}
+        of_case = {
+            case.name: runs.run(
+                case.name, partial(measured_case, case, space, models, archs, program, options), _describe
+            )
+            for case in cases(options.more["runtimes"])
+        }
+    devices = {name: run["figures"] for name, run in of_case.items()}
+    latencies = {name: run["latencies_ms"] for name, run in of_case.items() if run["latencies_ms"] is not None}
     ranks = {
         f"{first} / {second}": float(kendalltau(latencies[first], latencies[second]).statistic)
         for first, second in combinations(latencies, 2)
@@ -106,6 +110,22 @@ def command_program(folder: Path) -> tuple[str, ...]:
     path.write_text(f'#!/bin/sh\ncd {ROOT} && exec {sys.executable} -m benchmarks._command_device "$1"\n')
     path.chmod(0o755)
     return (str(path),)
+
+
+def measured_case(
+    case: Case, space: SearchSpace, models: Models, archs: Sequence[Arch], program: tuple[str, ...], options: Options
+) -> dict[str, Any]:
+    """The figures of a device and the latencies of the networks in ms, None where it cannot be one."""
+    try:
+        figures, latencies_ms = measured_device(case, space, models, archs, program, options)
+    except HwnasError as error:
+        return {"figures": {"absent": str(error)}, "latencies_ms": None}
+    return {"figures": figures, "latencies_ms": latencies_ms}
+
+
+def _describe(run: Mapping[str, Any]) -> str:
+    figures = run["figures"]
+    return str(figures["absent"]) if "absent" in figures else f"mean error {100 * figures['mape']:.1f} %"
 
 
 def measured_device(
@@ -201,6 +221,8 @@ def more(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES), help="which devices (all)")
     parser.add_argument("--samples", type=int, default=32, help="networks that a predictor is fitted to (%(default)s)")
     parser.add_argument("--others", type=int, default=10, help="networks that it is tested on (%(default)s)")
+    default = ROOT / "benchmarks" / "results" / "runtimes.partial.json"
+    parser.add_argument("--partial", type=Path, default=default, help="finished devices, to go on from (%(default)s)")
 
 
 if __name__ == "__main__":
