@@ -91,9 +91,9 @@ class GradientSubSupernetStage:
                         yield Warned(self.name, f"subspace {self.subspace + 1}: {warning}")
                 case TrainState() if report.phase < len(learning.kinds):
                     at = learning.done(report.phase, report.step)
-                    yield (kept := pace.checkpoints.keep(self.name, at, report, resources.blobs, is_last=pauses))
-                    if pauses and isinstance(kept, Checkpoint):
-                        yield replace(kept, stage=self.rung_name)
+                    yield (event := pace.checkpoints.keep(self.name, at, report, resources.blobs, is_last=pauses))
+                    if pauses and isinstance(event, Checkpoint):
+                        yield replace(event, stage=self.rung_name)
                         return
                     if resources.is_out_of_time():
                         reached = f"step {done} of the gradient search of subspace {self.subspace + 1}"

@@ -112,17 +112,8 @@ class SplitStage:
         batch = self._batch(problem, resources)
         automatic = AutomaticSplit(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
         comparisons = len(genes) * (2 * self.subspaces - 3)  # at most
-        for number, conflict in enumerate(automatic.run(), start=1):
-            m, decision = conflict.matching, space.decisions[conflict.matching.gene]
-            if len(matchings) < len(genes):
-                matchings.append(m)
-            names = choice_names(decision)
-            choices = tuple(names[c] for c in sorted(c for group in m.groups for c in group))
-            yield self._traced(problem, m, choices, number)
-            yield Progress(self.name, number, comparisons, "decisions", message=decision.name)
-            if resources.is_out_of_time():
-                yield Warned(self.name, out_of_time(problem.spec, f"{number} comparisons"))
-                break
+        compared = (conflict.matching for conflict in automatic.run())
+        yield from self._followed(problem, resources, compared, comparisons, matchings, len(genes))
         if automatic.partition.size == 1:
             yield Warned(
                 self.name,
@@ -140,18 +131,32 @@ class SplitStage:
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
         batch = self._batch(problem, resources)
         matching = RepeatedMatching(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
-        total = len(genes) * (self.subspaces - 1)  # at most: a split takes the comparisons of one subspace
-        for number, m in enumerate(matching.run(), start=1):
-            if len(matchings) < len(genes):
+        comparisons = len(genes) * (self.subspaces - 1)  # at most: a split takes the comparisons of one subspace
+        yield from self._followed(problem, resources, matching.run(), comparisons, matchings, len(genes))
+        return matching.partition
+
+    def _followed(
+        self,
+        problem: Problem,
+        resources: Resources,
+        compared: Iterator[GradientMatching],
+        comparisons: int,
+        matchings: list[GradientMatching],
+        of_whole_space: int,
+    ) -> Iterator[Event]:
+        """The events of comparisons, of which there are ``comparisons`` at most, until the time is up. The first
+        ``of_whole_space`` are added to ``matchings``."""
+        for number, m in enumerate(compared, start=1):
+            if len(matchings) < of_whole_space:
                 matchings.append(m)
-            names = choice_names(space.decisions[m.gene])
+            decision = problem.space.decisions[m.gene]
+            names = choice_names(decision)
             choices = tuple(names[c] for c in sorted(c for group in m.groups for c in group))
             yield self._traced(problem, m, choices, number)
-            yield Progress(self.name, number, total, "decisions", message=space.decisions[m.gene].name)
+            yield Progress(self.name, number, comparisons, "decisions", message=decision.name)
             if resources.is_out_of_time():
                 yield Warned(self.name, out_of_time(problem.spec, f"{number} comparisons"))
                 break
-        return matching.partition
 
     def _compared(self, space: SearchSpace) -> list[int]:
         """The genes of the decisions that are compared: those named, or all that can be split."""

@@ -64,8 +64,8 @@ class SubSupernetStage:
                     yield Progress(self.name, report.done, report.total, "steps", {"loss": report.loss})
                 continue
             is_last = report.phase == phases
-            yield (kept := pace.keep(self.name, done, report, resources.blobs, is_last=is_last))
-            if isinstance(kept, Checkpoint) and not is_last and resources.is_out_of_time():
+            yield (event := pace.keep(self.name, done, report, resources.blobs, is_last=is_last))
+            if isinstance(event, Checkpoint) and not is_last and resources.is_out_of_time():
                 yield Warned(self.name, out_of_time(problem.spec, f"step {done} of {self._label}"))
                 return
 

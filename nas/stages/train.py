@@ -97,9 +97,9 @@ class TrainStage:
             if report.step == 0:  # the end of a phase, which all ranks reach
                 is_out_of_time = ranks.any(resources.is_out_of_time())
             if is_first:
-                kept = checkpoints.keep(self.name, done, report, resources.blobs, is_last=finished)
-                blob = kept.blob if isinstance(kept, Checkpoint) else blob
-                yield kept
+                event = checkpoints.keep(self.name, done, report, resources.blobs, is_last=finished)
+                blob = event.blob if isinstance(event, Checkpoint) else blob
+                yield event
             if not finished and is_out_of_time:
                 yield Warned(self.name, out_of_time(problem.spec, f"step {done} of training"))
                 break

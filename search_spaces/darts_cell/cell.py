@@ -7,7 +7,7 @@ import ast
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, get_args
 
 from nas.core.arch import Genes
 from nas.core.cells import CellEdge, CellGraph
@@ -15,9 +15,7 @@ from nas.core.errors import InvalidInput
 from nas.core.graph import Graph
 from nas.core.relaxation import Relaxation
 
-# Cheapest first. The last seven are what an edge of a network can carry.
-OPERATIONS = (
-    "none",
+OperationName = Literal[  # what an edge of a network can carry, the cheapest first
     "max_pool_3x3",
     "avg_pool_3x3",
     "skip_connect",
@@ -25,7 +23,8 @@ OPERATIONS = (
     "dil_conv_5x5",
     "sep_conv_3x3",
     "sep_conv_5x5",
-)
+]
+OPERATIONS: tuple[str, ...] = ("none", *get_args(OperationName))
 NONE, MAX, AVG, SKIP, DIL3, DIL5, SEP3, SEP5 = range(8)
 NODES = 4
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,18 +37,10 @@ from search_spaces.darts_cell.cell import (
     SKIP,
     CellPlan,
     NodeInputs,
+    OperationName,
 )
 from search_spaces.presets import resolved
 
-OperationName = Literal[
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-]
 # Groups of edges of a cell, of each of which a network has one: out of both inputs, and into every node.
 _REQUIRED = (
     *([e for e, (start, _) in enumerate(EDGES) if start == a] for a in range(2)),

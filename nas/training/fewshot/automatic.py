@@ -9,18 +9,16 @@ many groupings of noise predicts nothing. Inside each child of a split, choices 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
 
 from nas.core.arch import Floats
 from nas.core.errors import InvalidSpec
-from nas.core.ports import SearchSpace
 from nas.core.rng import Stream, rng
-from nas.supernet import Supernet
-from nas.training.fewshot.matching import BatchSource, GradientMatching, allowed_choices, min_cut, score, similarities
-from nas.training.fewshot.partition import SpacePartition, bipartitions
+from nas.training.fewshot.matching import GradientMatching, RepeatedSplit, allowed_choices, min_cut, score, similarities
+from nas.training.fewshot.partition import bipartitions
 
 LEVEL = 0.05  # of the test for a conflict, shared among the decisions of a subspace
 QUANTILE = 0.95  # of random groupings' scores, which the matched one has to exceed
@@ -65,18 +63,9 @@ def conflict_of(gene: int, choices: Sequence[int], similarity_RNN: Floats, tests
 
 
 @dataclass
-class AutomaticSplit:
+class AutomaticSplit(RepeatedSplit):
     """Splits subspaces, the one with the strongest conflict first, until there are ``limit`` or no conflict is left
-    that predicts a gain. ``partition`` is the result so far; ``genes``: the decisions that may be split."""
-
-    net: Supernet
-    space: SearchSpace
-    batch: BatchSource
-    genes: Sequence[int]
-    repeats: int
-    seed: int
-    limit: int
-    partition: SpacePartition = field(default_factory=SpacePartition)
+    that predicts a gain."""
 
     def __post_init__(self) -> None:
         if self.repeats < LEAST_REPEATS:

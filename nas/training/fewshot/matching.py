@@ -133,10 +133,9 @@ def split_by_matching(matchings: Sequence[GradientMatching], limit: int) -> Spac
 
 
 @dataclass
-class RepeatedMatching:
-    """Splits breadth first, each subspace by the decision whose choices disagree most on networks of that subspace,
-    into at most ``limit`` subspaces (GM-NAS, section 3.3). ``partition`` is the result so far; ``genes``: the decisions
-    that may be split."""
+class RepeatedSplit:
+    """A split whose subspaces are compared anew before they are split further, until there are ``limit``.
+    ``partition`` is the result so far; ``genes``: the decisions that may be split."""
 
     net: Supernet
     space: SearchSpace
@@ -146,6 +145,12 @@ class RepeatedMatching:
     seed: int
     limit: int
     partition: SpacePartition = field(default_factory=SpacePartition)
+
+
+@dataclass
+class RepeatedMatching(RepeatedSplit):
+    """Splits breadth first, each subspace by the decision whose choices disagree most on networks of that subspace
+    (GM-NAS, section 3.3)."""
 
     def run(self) -> Iterator[GradientMatching]:
         """Every comparison, as it is made."""
