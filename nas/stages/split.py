@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from nas.training.fewshot.automatic import AutomaticSplit
 from nas.training.fewshot.matching import (
     GradientMatching,
     RepeatedMatching,
+    RepeatedSplit,
     choice_names,
     match_decisions,
     match_gradients,
@@ -32,6 +33,7 @@ from nas.training.fewshot.partition import SpacePartition, exhaustive_split, ran
 from nas.training.pipeline import Pipeline
 
 Method = Literal["gradient_matching", "auto", "exhaustive", "random", "ensemble"]
+Split = TypeVar("Split", bound=RepeatedSplit)
 COUNTED = 2_000  # random networks by which the sizes of subspaces are estimated
 
 
@@ -106,14 +108,10 @@ class SplitStage:
         self, problem: Problem, resources: Resources, state: SearchState, matchings: list[GradientMatching]
     ) -> Generator[Event, None, SpacePartition]:
         """The partition by ``AutomaticSplit``; the comparisons of the whole space are added to ``matchings``."""
-        space = problem.space
-        genes = self._compared(space)
-        net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
-        batch = self._batch(problem, resources)
-        automatic = AutomaticSplit(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
-        comparisons = len(genes) * (2 * self.subspaces - 3)  # at most
+        automatic = self._begun(AutomaticSplit, problem, resources, state)
+        comparisons = len(automatic.genes) * (2 * self.subspaces - 3)  # at most
         compared = (conflict.matching for conflict in automatic.run())
-        yield from self._followed(problem, resources, compared, comparisons, matchings, len(genes))
+        yield from self._followed(problem, resources, compared, comparisons, matchings, len(automatic.genes))
         if automatic.partition.size == 1:
             yield Warned(
                 self.name,
@@ -126,14 +124,17 @@ class SplitStage:
         self, problem: Problem, resources: Resources, state: SearchState, matchings: list[GradientMatching]
     ) -> Generator[Event, None, SpacePartition]:
         """The partition by ``RepeatedMatching``; the comparisons of the whole space are added to ``matchings``."""
+        again = self._begun(RepeatedMatching, problem, resources, state)
+        comparisons = len(again.genes) * (self.subspaces - 1)  # at most: a split takes the comparisons of one subspace
+        yield from self._followed(problem, resources, again.run(), comparisons, matchings, len(again.genes))
+        return again.partition
+
+    def _begun(self, kind: type[Split], problem: Problem, resources: Resources, state: SearchState) -> Split:
+        """A split of the whole space that compares by the warmed-up supernet."""
         space = problem.space
-        genes = self._compared(space)
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
-        batch = self._batch(problem, resources)
-        matching = RepeatedMatching(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
-        comparisons = len(genes) * (self.subspaces - 1)  # at most: a split takes the comparisons of one subspace
-        yield from self._followed(problem, resources, matching.run(), comparisons, matchings, len(genes))
-        return matching.partition
+        batch, genes = self._batch(problem, resources), self._compared(space)
+        return kind(net, space, batch, genes, self.repeats, problem.spec.seed, self.subspaces)
 
     def _followed(
         self,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,19 +74,10 @@ class FreeParams(SpaceParams):
         return self
 
 
-_ALL: tuple[OperationName, ...] = (
-    "max_pool_3x3",
-    "avg_pool_3x3",
-    "skip_connect",
-    "dil_conv_3x3",
-    "dil_conv_5x5",
-    "sep_conv_3x3",
-    "sep_conv_5x5",
-)
 PRESETS: dict[str, FreeParams] = {
     "digits": FreeParams(channels=4, cells=3),
     "gold": FreeParams(channels=36, cells=14),
-    "snas": FreeParams(channels=16, cells=8, operations=_ALL, several=False, shared=True),
+    "snas": FreeParams(channels=16, cells=8, operations=get_args(OperationName), several=False, shared=True),
 }
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
 import sys
 import zipfile
@@ -23,14 +22,11 @@ from nas.core.cascades import MemberOutputs, fit_pair
 from nas.core.errors import InfeasibleBound, InvalidInput
 from nas.core.model_package import ModelPackage
 from nas.core.ports import Dataset, ImageShape
-from nas.core.provenance import Provenance
 from nas.core.spec import SpaceSpec
 from nas.early_exits import exit_classifier, exit_places, make_early_exit, split_at
 from nas.export import open_session, to_onnx_for_timing
-from nas.packaging import package
-from nas.training import samplers
-from nas.training.pipeline import Pipeline
 from tests.support.engine import SPEC, problem
+from tests.support.packages import exported
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,16 +107,7 @@ def model() -> tuple[ModelPackage, Dataset]:
     """An exported network that has learned nothing, and its data."""
     data_spec = SPEC.data.model_copy(update={"params": {"max_train": 400}})
     searched = problem(SPEC.model_copy(update={"data": data_spec}))
-    pipeline, arch = Pipeline(searched.data, "cpu"), samplers.largest(searched.space)
-    archive, _ = package(
-        searched.space.supernet(0).subnet(arch).eval(), arch, searched.space, searched.data,
-        mean=pipeline.mean, std=pipeline.std, seed=0, metrics={}, int8=False,
-        provenance=Provenance("a-search", searched.spec, None),
-    )  # fmt: skip
-    with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        contents = {name: files.read(name) for name in files.namelist()}
-    manifest = json.loads(contents["manifest.json"])
-    return ModelPackage(manifest, contents), searched.data
+    return exported(searched), searched.data
 
 
 @pytest.fixture

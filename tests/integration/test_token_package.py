@@ -12,30 +12,13 @@ import pytest
 import torch
 
 from nas.core.errors import InvalidInput
-from nas.core.model_package import ModelPackage
 from nas.core.ports import Problem
-from nas.core.provenance import Provenance
 from nas.core.spec import SpaceSpec
 from nas.export import open_session
-from nas.packaging import package
-from nas.training import samplers
-from nas.training.pipeline import Pipeline
 from search_spaces.elastic_vit.token_compression import RateRecipe
 from search_spaces.elastic_vit.token_package import compress_tokens
 from tests.support.engine import SPEC, problem
-
-
-def exported(searched: Problem) -> ModelPackage:
-    """The largest network, which has learned nothing."""
-    pipeline, arch = Pipeline(searched.data, "cpu"), samplers.largest(searched.space)
-    archive, _ = package(
-        searched.space.supernet(0).subnet(arch).eval(), arch, searched.space, searched.data,
-        mean=pipeline.mean, std=pipeline.std, seed=0, metrics={}, int8=False,
-        provenance=Provenance("a-search", searched.spec, None),
-    )  # fmt: skip
-    with zipfile.ZipFile(io.BytesIO(archive)) as files:
-        contents = {name: files.read(name) for name in files.namelist()}
-    return ModelPackage(json.loads(contents["manifest.json"]), contents)
+from tests.support.packages import exported
 
 
 def searched_in(space: SpaceSpec) -> Problem:
