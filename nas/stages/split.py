@@ -33,7 +33,7 @@ from nas.training.fewshot.partition import SpacePartition, exhaustive_split, ran
 from nas.training.pipeline import Pipeline
 
 Method = Literal["gradient_matching", "auto", "exhaustive", "random", "ensemble"]
-Split = TypeVar("Split", bound=RepeatedSplit)
+RepeatedSplitT = TypeVar("RepeatedSplitT", bound=RepeatedSplit)
 COUNTED = 2_000  # random networks by which the sizes of subspaces are estimated
 
 
@@ -129,7 +129,9 @@ class SplitStage:
         yield from self._followed(problem, resources, again.run(), comparisons, matchings, len(again.genes))
         return again.partition
 
-    def _begun(self, kind: type[Split], problem: Problem, resources: Resources, state: SearchState) -> Split:
+    def _begun(
+        self, kind: type[RepeatedSplitT], problem: Problem, resources: Resources, state: SearchState
+    ) -> RepeatedSplitT:
         """A split of the whole space that compares by the warmed-up supernet."""
         space = problem.space
         net = load_supernet(problem, resources, TrainResult.require(state.finished, "warm_up").blob)
