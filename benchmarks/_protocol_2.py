@@ -21,7 +21,7 @@ from predictors.measurement.machine import (
     pin,
     prioritise,
 )
-from predictors.measurement.protocol import Run, Stopwatch
+from predictors.measurement.sitting import Run, Stopwatch
 from predictors.runtimes.onnx_runtime import load
 
 BLOCK_MS, CHUNK_MS, QUANTILE, ROUNDS = 12.0, 0.1, 0.1, 9

@@ -22,7 +22,7 @@ from nas.stages.results import SplitResult, TrainResult
 from nas.stages.sub_supernets import SubSupernetsStage
 from nas.strategies.few_shot import FEW_SHOT
 from nas.training.fewshot.partition import random_split
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from workers.attempt import AttemptOutcome
 from workers.parallel_stages import ray_parallel_runner
 from workers.ray_cluster import RayCluster, ray_cluster

@@ -41,8 +41,9 @@ from nas.training.fewshot.partition import (
 )
 from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, TrainState, train
+from nas.training.progressive import SupernetRecipe, train
 from nas.training.schedules import uniform
+from nas.training.state import TrainState
 from search_spaces.nas_bench_201.cell import from_string
 from search_spaces.nas_bench_201.space import build
 

@@ -26,7 +26,7 @@ from nas.spaces.layer_onnx import empty_to_onnx, layer_to_onnx
 from predictors.families.layer_lut import every_layer, table_of, to_measure
 from predictors.measurement.isolated import measure_isolated, profile_machine
 from predictors.onboarding.fitting import fit_networks
-from predictors.onboarding.measured import stratified
+from predictors.onboarding.selection import stratified
 
 SAMPLES, TEST_NETWORKS = 40, 40
 AGAIN = 3  # times that what was too unsteady is tried once more

@@ -31,7 +31,7 @@ from nas.training.gradient.options import DartsParams
 from nas.training.gradient.resource import Cost, within_bounds
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from search_spaces.nas_bench_201.space import NasBench201, build
 
 DEVICES = ("raspi4", "eyeriss", "titan_rtx_256", "pixel2")  # a board, an accelerator, a GPU and a phone

@@ -34,8 +34,8 @@ from nas.training.gradient.options import EXPERIMENTAL, PLAIN, DartsParams, Pres
 from nas.training.gradient.resource import within_bounds
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
+from nas.training.state import TrainState
 from search_spaces.nas_bench_201.cell import OPERATIONS, active_edges, to_string
 from search_spaces.nas_bench_201.space import NasBench201, build
 

@@ -25,9 +25,10 @@ from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.distillation import Distillation, Teacher
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, TrainState, train
+from nas.training.progressive import SupernetRecipe, train
 from nas.training.schedules import sandwich
 from nas.training.standalone import StandaloneRecipe, StandaloneTrainer
+from nas.training.state import TrainState
 
 SPACE = {"preset": "digits", "resolutions": [8], "depths": [1, 2], "final": 48, "hidden": 48, "dropout": 0.0}
 SETTINGS = {  # by name: whether weights are inherited, and whether the largest network teaches

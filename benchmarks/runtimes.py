@@ -35,7 +35,7 @@ from nas.core.runtimes import Execution, Precision, RuntimeTarget
 from nas.core.spec import DeviceSpec, SpaceSpec
 from nas.export import converted_for_timing, to_onnx_for_timing
 from predictors.measurement.isolated import profile_machine, time_isolated
-from predictors.measurement.protocol import judge
+from predictors.measurement.judging import judge
 from predictors.onboarding.profiling import protocol_of
 
 SHAPE = ImageShape(1, 8, 8, 10)

@@ -20,8 +20,9 @@ from nas.training import samplers
 from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, TrainState, train
+from nas.training.progressive import SupernetRecipe, train
 from nas.training.schedules import PUBLISHED, SHORT, ShrinkingPlan, progressive_shrinking
+from nas.training.state import TrainState
 
 PLANS = {"short": SHORT, "published": PUBLISHED}
 NETWORKS = 24  # random ones, beside the smallest and the largest

@@ -159,16 +159,6 @@ def onnx_predict(onnx_bytes: bytes, x_NCHW: Images, batch: int = 256) -> Logits:
     return run_session(open_session(onnx_bytes), x_NCHW, batch)[0]
 
 
-def check_parity(onnx_bytes: bytes, module: nn.Module, x_NCHW: Images, tolerance: float = TOLERANCE) -> float:
-    """The largest absolute difference between the outputs of both.
-
-    Raises ExportMismatch if it exceeds ``tolerance`` times the largest output, or if anything is not finite.
-    """
-    parity = Parity(tolerance)
-    parity.add(torch_outputs(frozen_copy(module), x_NCHW), run_session(open_session(onnx_bytes), x_NCHW))
-    return parity.largest_difference()
-
-
 def quantise_int8(onnx_bytes: bytes, calibration_images: Images, int8: Sequence[bool] | None = None) -> bytes:
     """The model in int8: weights per output channel, activations by the range they have on ``calibration_images``.
 

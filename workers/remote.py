@@ -9,7 +9,7 @@ from nas.core.device import DeviceProfile, Measurement, NotMeasuredYet, verifica
 from nas.core.errors import MeasurementRefused
 from nas.core.jobs import AgentResults, MeasurementFailure, MeasurementKey
 from nas.core.ports import BlobStore
-from predictors.measurement.protocol import AGAIN, combine
+from predictors.measurement.judging import AGAIN, combine
 from predictors.onboarding.time_limit import unmeasured
 
 

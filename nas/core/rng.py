@@ -38,6 +38,11 @@ class Stream(IntEnum):
     ADAPTATION = 26
     ADAPTATION_IMAGES = 27
     PRECISION_BASELINE = 28
+    MEASURED_NETWORKS = 29
+    HELD_OUT_NETWORKS = 30
+    OPERATOR_TRIAL = 31
+    GRAPH_PREDICTOR = 32  # member
+    IMAGE_BOX = 33  # image
 
 
 def rng(seed: int, stream: Stream, *position: int) -> np.random.Generator:

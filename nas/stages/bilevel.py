@@ -28,7 +28,7 @@ from nas.training.gradient.loop import EpochReport, GradientSearch, GradientStep
 from nas.training.gradient.options import EXPERIMENTAL, DartsParams
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from nas.training.weights import Weights
 
 PRICED = 3  # steps of each kind

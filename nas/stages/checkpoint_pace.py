@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from nas.core.errors import StorageError
 from nas.core.events import Checkpoint, Warned
 from nas.core.ports import BlobStore
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 
 MOST_SHARE = 0.05  # of the time between two checkpoints that keeping one may take
 MOST_STRETCHED = 60  # times the interval that was asked for: so much work may be lost in any case

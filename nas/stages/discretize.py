@@ -22,7 +22,7 @@ from nas.stages.gradient_runs import load_runs
 from nas.stages.results import DiscretizeResult, SeedNetwork, SubspaceNetwork, TrainResult
 from nas.stages.subnets import Subnets, load_supernet
 from nas.training.gradient.resource import within_bounds
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from nas.training.weights import Weights
 
 

@@ -25,7 +25,7 @@ from nas.training.gradient.loop import EpochReport, GradientStep, run_gradient_s
 from nas.training.gradient.options import DartsParams
 from nas.training.gradient.progress import uses_earlier_streams
 from nas.training.gradient.resource import within_bounds
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from nas.stages.split import held_out_archs
 from nas.stages.subnets import Subnets, load_supernet
 from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, TrainState, train
+from nas.training.progressive import SupernetRecipe, train
+from nas.training.state import TrainState
 
 
 @dataclass(frozen=True)

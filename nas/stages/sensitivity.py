@@ -39,7 +39,7 @@ from nas.stages.output_change import output_change
 from nas.stages.results import SensitivityResult
 from nas.stages.time_limit import out_of_time
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 
 FirstNetworks: TypeAlias = Literal["least_distortion", "pre_cropping", "layer_tickets"]
 _BATCH = 8  # measurements between two checkpoints

@@ -17,8 +17,9 @@ from nas.stages.subnets import load_supernet
 from nas.stages.time_limit import out_of_time
 from nas.training.fewshot.partition import SpacePartition, sample_subspace, subspace_extremes
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, TrainState, train
+from nas.training.progressive import Step, SupernetRecipe, train
 from nas.training.samplers import sample_elastic
+from nas.training.state import TrainState
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from nas.training.fewshot.partition import SpacePartition, subspace_sample
 from nas.training.fewshot.routed_supernet import split_supernet
 from nas.training.gradient.options import DartsParams
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, Training, TrainState
+from nas.training.progressive import SupernetRecipe, Training
+from nas.training.state import TrainState
 from nas.training.weights import Weights
 
 

@@ -23,8 +23,8 @@ from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.fewshot.routed_supernet import supernet_from_weights
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
 from nas.training.standalone import unpack
+from nas.training.state import TrainState
 from nas.training.weights import TensorsByName
 
 

@@ -25,7 +25,8 @@ from nas.supernet import Supernet
 from nas.training.fewshot.ensemble import EnsembleTraining, imbalance, train_ensemble
 from nas.training.fewshot.partition import routing_genes
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, TrainState
+from nas.training.progressive import Step, SupernetRecipe
+from nas.training.state import TrainState
 
 TRACES = 20  # readings that are kept of the table
 MAX_TRACED = 64  # combinations up to which the table is drawn

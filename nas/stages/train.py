@@ -22,8 +22,9 @@ from nas.stages.subnets import Subnets, initial_supernet
 from nas.stages.time_limit import out_of_time
 from nas.training import samplers
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, run_training
+from nas.training.progressive import Step, SupernetRecipe, Training, run_training
 from nas.training.ranks import Ranks, ranks_of
+from nas.training.state import TrainState
 from nas.training.trainer import FEWEST_IMAGES
 
 

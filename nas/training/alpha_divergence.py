@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from nas.training.criterion import NetworkOutputs
+
 ALPHAS = (-1.0, 1.0)
 CLIP = 5.0
 Tensor = torch.Tensor
@@ -45,3 +47,10 @@ def _surrogate(log_p_BK: Tensor, log_q_BK: Tensor, alpha: float) -> Tensor:
 
 def _power(log_p_BK: Tensor, log_q_BK: Tensor, alpha: float) -> Tensor:
     return (alpha * (log_p_BK - log_q_BK)).exp().clamp(max=CLIP)
+
+
+def alpha_divergence_of(outputs: NetworkOutputs, target: NetworkOutputs) -> torch.Tensor:
+    """The alpha divergence of networks that classify."""
+    assert isinstance(outputs, torch.Tensor)
+    assert isinstance(target, torch.Tensor)
+    return alpha_divergence_loss(outputs, target)

@@ -10,15 +10,12 @@ Huang, US-Nets, ICCV 2019; BigNAS, Yu et al., ECCV 2020), or each teaches the ne
 from __future__ import annotations
 
 import copy
-import io
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +26,7 @@ from nas.core.ports import Dataset, SearchSpace
 from nas.core.rng import Stream, rng
 from nas.supernet import Supernet
 from nas.training import samplers
-from nas.training.alpha_divergence import alpha_divergence_loss
+from nas.training.alpha_divergence import alpha_divergence_of
 from nas.training.augment import MixedImages, mixup
 from nas.training.criterion import Criterion, NetworkOutputs
 from nas.training.loader import BatchLoader, Position
@@ -37,6 +34,7 @@ from nas.training.pipeline import LARGE_IMAGES, Pipeline
 from nas.training.ranks import ONE_PROCESS, Ranks
 from nas.training.recipe import Recipe, cosine_rate, optimiser, weight_average
 from nas.training.schedules import CHANNEL_FREE_AXES, Phase
+from nas.training.state import TrainState
 from nas.training.trainer import ImagesInParts, MicroBatch, Trainer, TrainingExecution, compile_in_place
 from nas.training.weights import Weights
 
@@ -53,37 +51,6 @@ class SupernetRecipe(Recipe):
 
     phases: tuple[Phase, ...]
     distillation: float = 1.0
-
-
-@dataclass(frozen=True)
-class TrainState:
-    """A position in training: ``step`` of ``phase``. ``weights`` is None at the very beginning."""
-
-    phase: int = 0
-    step: int = 0
-    weights: Weights | None = field(default=None, repr=False)
-
-    def to_bytes(self) -> bytes:
-        """Tensors and plain values only; ``from_bytes`` never unpickles objects. Equal states give equal bytes."""
-        buffer = io.BytesIO()
-        torch.save(_interned({"phase": self.phase, "step": self.step, "weights": self.weights}), buffer)
-        return buffer.getvalue()
-
-    @staticmethod
-    def from_bytes(data: bytes, device: str) -> TrainState:
-        """Inverse of ``to_bytes``."""
-        record = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
-        return TrainState(record["phase"], record["step"], record["weights"])
-
-
-def _interned(value: Any) -> Any:
-    """The same with one object for equal strings: pickle writes what it has written before as a reference, so that
-    strings from a checkpoint beside those of the program would give other bytes."""
-    if type(value) is dict:
-        return {_interned(k): _interned(v) for k, v in value.items()}
-    if type(value) is list:
-        return [_interned(v) for v in value]
-    return sys.intern(value) if type(value) is str else value
 
 
 @dataclass(frozen=True)
@@ -404,13 +371,6 @@ def run_training(
                 yield training.state(p, step + 1)
         training.end()
         yield training.state(p + 1, 0)
-
-
-def alpha_divergence_of(outputs: NetworkOutputs, target: NetworkOutputs) -> torch.Tensor:
-    """The alpha divergence of networks that classify."""
-    assert isinstance(outputs, torch.Tensor)
-    assert isinstance(target, torch.Tensor)
-    return alpha_divergence_loss(outputs, target)
 
 
 def _freeze(net: Supernet) -> Supernet:

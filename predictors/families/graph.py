@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nas.core.arch import Floats, Genes
 from nas.core.graph import Graph
 from nas.core.ports import SearchSpace
+from nas.core.rng import Stream, rng
 from predictors.base import CalibratedPredictor
 from predictors.families.bayesian_linear import BayesianLinear
 from predictors.validation import check_features, check_weights
@@ -147,7 +148,7 @@ class GraphNetwork(CalibratedPredictor):
         nodes_UNI, presence_UN = _nodes(wiring, centre_O, inverse_O, features_NC)
         members = []
         for member in range(_MEMBERS):
-            start = MemberWeights.draw(wiring.operations + 1, np.random.default_rng((seed, member)))
+            start = MemberWeights.draw(wiring.operations + 1, rng(seed, Stream.GRAPH_PREDICTOR, member))
             members.append(train_member(wiring.mix_UU, nodes_UNI, presence_UN, residual_N / unit, weights, start))
         return cls(
             wiring=wiring,

@@ -1,4 +1,4 @@
-"""Measuring on this machine, by ``predictors.measurement.protocol``, with the runtime that a profile names.
+"""Measuring on this machine, by ``predictors.measurement.sitting``, with the runtime that a profile names.
 
 Needs numpy, the plain values of ``nas.core`` and that runtime alone: the device agent runs this very file. Models run
 in processes of their own (``time_isolated``), so that neither torch's threads nor a worker's disturb them.
@@ -24,6 +24,7 @@ from nas.core.json_types import JsonObject
 from nas.core.runtimes import Execution, ProgramRuntime, Runtime, load_runtime
 from nas.core.timing import Sitting, Timing, sitting_as_json, sitting_from_json
 from predictors.measurement.inspection import Inspection, inspect_in_fork
+from predictors.measurement.judging import judge, machine_noise, needs_sitting
 from predictors.measurement.machine import (
     canary_model,
     describe_machine,
@@ -37,14 +38,7 @@ from predictors.measurement.machine import (
     require_machine,
 )
 from predictors.measurement.programs import profile_by_program, time_by_program
-from predictors.measurement.protocol import (
-    Stopwatch,
-    judge,
-    machine_noise,
-    needs_sitting,
-    sit,
-    time_loading,
-)
+from predictors.measurement.sitting import Stopwatch, sit, time_loading
 
 GROUP = 16  # networks that take turns
 SMALL_BYTES = 4_000_000  # of a model whose every load is kept

@@ -22,7 +22,7 @@ from nas.core.device import DeviceProfile, LatencySource, MeasurementProtocol
 from nas.core.errors import MeasurementRefused
 from nas.core.runtimes import Execution, ProgramRuntime, RuntimeIdentity, load_runtime
 from nas.cpus import available_cpus
-from predictors.measurement.protocol import Stopwatch
+from predictors.measurement.sitting import Stopwatch
 
 if sys.platform != "win32":
     import fcntl

@@ -16,8 +16,8 @@ from nas.core.errors import MeasurementRefused
 from nas.core.placement import Placement
 from nas.core.runtimes import Execution, ProgramRuntime, ProgramTimes
 from nas.core.timing import Sitting, Timing, Visit
+from predictors.measurement.judging import machine_noise, needs_sitting
 from predictors.measurement.machine import reference_models
-from predictors.measurement.protocol import machine_noise, needs_sitting
 
 FEWEST_VALUES = 3  # of a sitting, from which its standard error is told
 MOST_VALUES = 2_000  # of a sitting that are kept, evenly

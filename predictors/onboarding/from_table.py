@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.core.arch import Floats, as_archs
 from nas.core.device import DeviceProfile, MeasurementProtocol
@@ -24,9 +23,10 @@ from predictors.families.transfer import FEWEST, Table, Transfer
 from predictors.onboarding.card import make_card, make_estimated_card
 from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_transfer
 from predictors.onboarding.latency_table import LatencyTable
-from predictors.onboarding.measured import fit_result, stratified
+from predictors.onboarding.measured import fit_result
 from predictors.onboarding.results import EnergyFit, FitResult, ProfileResult
 from predictors.onboarding.roofline import roofline_ms
+from predictors.onboarding.selection import draw_held_out, stratified
 from predictors.onboarding.tables import RawTable, check_table
 from predictors.storage import DeviceMeasurements, dump_predictor
 from predictors.views import network_features
@@ -155,7 +155,7 @@ def _fit_column(
     known_N = np.isfinite(own_N)
     genes_NG, y_N = table.genes_NG[known_N], own_N[known_N]
     if len(y_N) >= _ENOUGH and spec.predictor != Transfer.family:
-        return fit_family(spec.predictor, space, genes_NG, y_N, _held_out(spec, len(y_N)))
+        return fit_family(spec.predictor, space, genes_NG, y_N, draw_held_out(spec.seed, len(y_N)))
     tables = [
         Table(network_features(space, table.genes_NG[np.isfinite(o)]), o[np.isfinite(o)], name)
         for name, o in latencies_by_device.items()
@@ -184,12 +184,6 @@ def _energy_accuracy(fitted: Fitted) -> EnergyAccuracy:
         spearman=spearman(truth, guess.mean_ms),
         coverage=coverage(truth, guess.upper_ms),
     )
-
-
-def _held_out(spec: DeviceSpec, n: int) -> NDArray[np.bool_]:
-    held_out_N = np.zeros(n, dtype=bool)
-    held_out_N[np.random.default_rng((spec.seed, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
-    return held_out_N
 
 
 def _column(spec: DeviceSpec, table: LatencyTable) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.core import registry
-from nas.core.arch import Arch, Genes, as_archs, choice_counts, sample
+from nas.core.arch import Arch, Genes, as_archs
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.events import Checkpoint, Event, Progress, SearchState, StageFinished, StageStarted, Warned
@@ -27,19 +27,18 @@ from predictors.families.bayesian_linear import FEWEST as FEWEST_ALONE
 from predictors.families.layer_lut import LayerLut, LayerLutModel, every_layer, layer_key, table_of, to_measure
 from predictors.families.transfer import FEWEST as FEWEST_DEVICE
 from predictors.layer_times import MeasuredWork
-from predictors.measurement.protocol import AGAIN, FLOOR_WEIGHT, student_quantile
+from predictors.measurement.judging import AGAIN, FLOOR_WEIGHT, student_quantile
 from predictors.onboarding.card import make_card
 from predictors.onboarding.fitting import HELD_OUT, fit_family, fit_transfer
 from predictors.onboarding.knowledge import Knowledge, informative, knowledge
 from predictors.onboarding.results import EnergyFit, FitResult, MeasureResult, ProfileResult
-from predictors.onboarding.selection import d_optimal
+from predictors.onboarding.selection import POOL, stratified, stratified_and_informative
 from predictors.onboarding.time_limit import out_of_time, unmeasured
 from predictors.onboarding.trial import OperatorTrial, is_worth_trying, try_operators
 from predictors.storage import DeviceMeasurements, dump_predictor, load_measurements
 
 GROUP = 16
 _ENOUGH = round(FEWEST_ALONE / (1 - HELD_OUT)) + 1
-POOL = 512  # networks of which the most informative ones are chosen
 
 
 def onboard(
@@ -308,50 +307,6 @@ def fit_result(
     )
 
 
-def stratified_and_informative(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
-    """``n`` distinct networks, and which of them are held out, as ``stratified``; but of those that are fitted to, half
-    are the most informative ones beside the other half. Small spaces, which have no others, are measured as they
-    are."""
-    genes, held_out = stratified(space, n, seed)
-    work = space.costs(genes)["macs"]
-    fitted = np.setdiff1d(np.flatnonzero(~held_out), [work.argmin(), work.argmax()])
-    given_up = fitted[: len(fitted) // 2]
-    pool, _ = stratified(space, max(2 * n, POOL), seed)
-    included = {row.tobytes() for row in genes}
-    pool = pool[[row.tobytes() not in included for row in pool]]
-    if len(pool) < len(given_up):
-        return genes, held_out
-    remaining = np.setdiff1d(np.flatnonzero(~held_out), given_up)
-    candidates = np.concatenate([genes[remaining], pool])
-    genes = genes.copy()
-    genes[given_up] = candidates[d_optimal(space.features(candidates), len(given_up), np.arange(len(remaining)))]
-    return genes, held_out
-
-
-def stratified(space: SearchSpace, n: int, seed: int) -> tuple[Genes, NDArray[np.bool_]]:
-    """``n`` distinct networks spread over the logarithm of MACs, from the smallest to the largest network, shuffled;
-    and which of them are held out: a random one of every four neighbours in MACs, never an extreme one."""
-    rng = np.random.default_rng((seed, 5))
-    counts = choice_counts(space.decisions)
-    extremes = np.stack([np.zeros_like(counts), counts - 1])
-    pool = space.canonical(np.concatenate([extremes, _draw(space, rng, 50 * n)]))
-    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
-    work = np.log(space.costs(pool)["macs"])
-    order = np.argsort(work, kind="stable")
-    # Half in even steps along the range, which takes the sparse ends; the rest at random.
-    targets = np.linspace(work.min(), work.max(), n // 2)
-    selection = {int(order[min(np.searchsorted(work[order], t), len(order) - 1)]) for t in targets}
-    remaining = np.setdiff1d(np.arange(len(pool)), list(selection))
-    selection |= set(rng.choice(remaining, size=min(n - len(selection), len(remaining)), replace=False).tolist())
-    selected = np.array(sorted(selection, key=lambda i: work[i]))
-    held_out = np.zeros(len(selected), dtype=bool)
-    size = round(1 / HELD_OUT)
-    for start in range(1, len(selected) - 1, size):
-        held_out[rng.integers(start, min(start + size, len(selected) - 1))] = True
-    shuffle = rng.permutation(len(selected))
-    return pool[selected][shuffle], held_out[shuffle]
-
-
 def _require_enough(name: str, measurements: Sequence[Measurement], fewest: int) -> None:
     """Raises MeasurementRefused if fewer networks were measured than a predictor needs."""
     refused = [m.refused for m in measurements if m.refused is not None]
@@ -390,12 +345,3 @@ def how_to_do_better(profile: DeviceProfile) -> str | None:
         f"{100 * noise.floor:.1f} %: measuring takes longer, and intervals are wider. Stop other programs, keep a core "
         "free of them, or use a machine without neighbours for narrower ones"
     )
-
-
-def _draw(space: SearchSpace, rng: np.random.Generator, n: int) -> Genes:
-    """Random networks, half of them with a common tendency to small or large choices, so that the ends are reached."""
-    plain = sample(space.decisions, rng, n // 2)
-    counts = choice_counts(space.decisions)
-    tendency = rng.random((n - len(plain), 1))
-    pull = np.clip(rng.normal(tendency, 0.3, size=(n - len(plain), len(counts))), 0.0, 0.999)
-    return np.concatenate([plain, (pull * counts).astype(np.int64)])

@@ -27,10 +27,11 @@ from predictors.families.auto import AutoPredictor
 from predictors.families.layer_lut import LayerLutModel
 from predictors.families.transfer import FEWEST, Transfer, learn
 from predictors.onboarding.card import make_card
-from predictors.onboarding.fitting import HELD_OUT, Fitted, fit_family, fit_networks, fit_transfer
+from predictors.onboarding.fitting import Fitted, fit_family, fit_networks, fit_transfer
 from predictors.onboarding.knowledge import NO_KNOWLEDGE, Knowledge
 from predictors.onboarding.measured import fit_result
 from predictors.onboarding.results import RefitResult
+from predictors.onboarding.selection import draw_held_out
 from predictors.relatives import Relatives
 from predictors.storage import DeviceMeasurements, load_predictor
 from predictors.validation import FitMean, Regressor, check_measured
@@ -262,7 +263,4 @@ class _OfRows:
 
 
 def _with_some_held_out(measurements: DeviceMeasurements) -> DeviceMeasurements:
-    n = len(measurements.genes_NG)
-    held_out_N = np.zeros(n, dtype=bool)
-    held_out_N[np.random.default_rng((0, 7)).choice(n, round(HELD_OUT * n), replace=False)] = True
-    return replace(measurements, held_out_N=held_out_N)
+    return replace(measurements, held_out_N=draw_held_out(0, len(measurements.genes_NG)))

@@ -15,6 +15,7 @@ from nas.core.arch import Arch, Genes, as_archs, choice_counts, neighbours, samp
 from nas.core.device import DeviceProfile, Measurement
 from nas.core.errors import MeasurementRefused
 from nas.core.ports import Measurer, SearchSpace
+from nas.core.rng import Stream, rng
 from nas.core.runtimes import DEFAULT_RUNTIME, RuntimeTarget
 from nas.core.unsupported import ExcludedChoice
 
@@ -62,10 +63,10 @@ def short(profile: DeviceProfile) -> DeviceProfile:
 def covering_networks(space: SearchSpace, seed: int) -> Genes:
     """Networks that together have every choice that any network can have, the smallest network first and then those
     that differ least from it; (N, G)."""
-    rng = np.random.default_rng((seed, 11))
+    generator = rng(seed, Stream.OPERATOR_TRIAL)
     smallest_G = space.canonical(np.zeros((1, len(space.decisions)), dtype=np.int64))[0]
     largest_G = choice_counts(space.decisions) - 1
-    drawn_NG = sample(space.decisions, rng, POOL)
+    drawn_NG = sample(space.decisions, generator, POOL)
     pool = np.concatenate([smallest_G[None], neighbours(space.decisions, smallest_G), largest_G[None], drawn_NG])
     pool = space.canonical(pool)
     pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]

@@ -23,7 +23,7 @@ from nas.schemas.agents import (
     ProfileBody,
     ResultBody,
 )
-from predictors.measurement.protocol import judge
+from predictors.measurement.judging import judge
 from server.api.access import CurrentPrincipal
 from server.api.context import CurrentStore
 from server.api.errors import responses

@@ -20,8 +20,7 @@ from predictors.families.bayesian_linear import BayesianLinear
 from predictors.families.layer_lut import LayerLut, distinct_layers, every_layer, layer_key
 from predictors.families.transfer import Transfer
 from predictors.onboarding.fitting import fit_networks
-from predictors.onboarding.measured import stratified, stratified_and_informative
-from predictors.onboarding.selection import d_optimal
+from predictors.onboarding.selection import d_optimal, stratified, stratified_and_informative
 from predictors.relatives import Relatives, Table
 from predictors.storage import dump_predictor, load_predictor
 from search_spaces.mobilenet_v3.space import build

@@ -40,8 +40,8 @@ from nas.core.timing import MeasurementTask, Sitting, Timing, Visit
 from nas.engine import estimate_search_cost
 from nas.schemas.devices import DeviceSchema
 from predictors.families.bayesian_linear import BayesianLinear
+from predictors.measurement.judging import judge
 from predictors.measurement.machine import canary_model
-from predictors.measurement.protocol import judge
 from server.api.app import create_app
 from server.settings import Settings
 from server.store.database import reading

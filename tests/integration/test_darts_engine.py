@@ -23,7 +23,7 @@ from nas.core.unsupported import ExcludedChoice
 from nas.spaces.restricted import restricted, trained_by_gradient
 from nas.stages.fronts import front_of
 from nas.strategies.darts import DARTS
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from tests.support.engine import RulePredictor, estimate_cost, problem, run, stored
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -24,8 +24,9 @@ from nas.core.ports import Resources
 from nas.core.spec import DataSpec, ResourceSpec, SpaceSpec
 from nas.stages.results import TrainResult
 from nas.stages.train import TrainStage
-from nas.training.progressive import SupernetRecipe, TrainState
+from nas.training.progressive import SupernetRecipe
 from nas.training.schedules import sandwich
+from nas.training.state import TrainState
 from tests.support.engine import SPACE, SPEC, RuleDevice, problem
 from workers.attempt import AttemptOutcome
 from workers.data_parallel import ray_data_parallel

@@ -37,7 +37,7 @@ from nas.training.fewshot.partition import (
     split_breadth_first,
 )
 from nas.training.fewshot.routed_supernet import RoutedSupernet, split_supernet, supernet_from_weights
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import problem, run, stored
 from tests.support.few_shot import MOBILE, PARAMS, SPEC

@@ -33,7 +33,7 @@ from nas.training.gradient import operation_weights
 from nas.training.gradient.loop import GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from tests.support.engine import estimate_cost, problem, run, stored
 from tests.support.few_shot import MOBILE
 from tests.support.few_shot import PARAMS as FEW_SHOT_PARAMS

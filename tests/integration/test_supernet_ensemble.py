@@ -24,8 +24,9 @@ from nas.training.fewshot.ensemble import EnsembleTraining, balance, imbalance, 
 from nas.training.fewshot.partition import RoutingTable, router_from_json, routing_genes
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, TrainState
+from nas.training.progressive import Step, SupernetRecipe
 from nas.training.schedules import uniform
+from nas.training.state import TrainState
 from server.store.rank_correlation import rank_correlation_schema
 from tests.support.engine import estimate_cost, problem, run, stored
 

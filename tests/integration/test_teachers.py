@@ -28,9 +28,9 @@ from nas.spaces.wrapper import SpaceWrapper
 from nas.stages.retrain import RetrainStage
 from nas.stages.teachers import load_teacher
 from nas.training.distillation import Teacher
-from nas.training.progressive import TrainState
 from nas.training.samplers import largest
 from nas.training.standalone import unpack
+from nas.training.state import TrainState
 from tests.support.engine import SPEC, RuleDevice, problem, stored, two_candidates
 
 pytestmark = pytest.mark.usefixtures("one_thread")

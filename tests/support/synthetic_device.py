@@ -12,7 +12,8 @@ import numpy as np
 from nas.core.arch import Floats
 from nas.core.device import DeviceProfile, Measurement, MeasurementProtocol
 from nas.core.timing import Sitting, Timing
-from predictors.measurement.protocol import Stopwatch, judge, machine_noise, needs_sitting, sit
+from predictors.measurement.judging import judge, machine_noise, needs_sitting
+from predictors.measurement.sitting import Stopwatch, sit
 
 PROTOCOL = MeasurementProtocol()
 CANARY_MS = 0.05

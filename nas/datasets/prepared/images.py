@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nas.core.errors import InvalidData
 from nas.core.images import ChannelStats, ImageRows
+from nas.core.rng import Stream, rng
 from nas.datasets.cache_entries import CacheUse
 from nas.datasets.images import Box, ImageFormat
 from nas.datasets.prepared.shards import MappedShard, Shard
@@ -118,7 +119,7 @@ class PreparedImages:
         area, ratio = crops.least_area, crops.shape_ratio
 
         def box_of(position: int) -> Callable[[int, int], Box]:
-            generator = np.random.default_rng((seed, position))
+            generator = rng(seed, Stream.IMAGE_BOX, position)
             return lambda width, height: random_box(width, height, area, generator, ratio)
 
         return self._decoded(row_B, crops, box_of)

@@ -23,8 +23,9 @@ from nas.training.fewshot.partition import RoutingTable, choice_combination
 from nas.training.fewshot.routed_supernet import RoutedSupernet
 from nas.training.loader import BatchLoader, Position
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, TrainState, rate
+from nas.training.progressive import Step, SupernetRecipe, rate
 from nas.training.recipe import optimiser
+from nas.training.state import TrainState
 from nas.training.trainer import clip
 from nas.training.weights import Weights
 

@@ -37,7 +37,7 @@ from nas.training.gradient.pruning import Pressure
 from nas.training.gradient.rates import Rates, published_rates, rates
 from nas.training.gradient.steps import LatencyCost, Steps
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from nas.training.weights import Weights
 
 EpochKind = Literal["search", "select", "tune"]

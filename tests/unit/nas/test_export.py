@@ -35,6 +35,7 @@ from nas.core.layers import CustomLayer, Layer
 from nas.core.ports import Dataset, ImageShape, Split
 from nas.core.retraining import TrainingRecord
 from nas.spaces.base import SpaceDefaults
+from tests.support.parity import check_parity
 from tests.support.paths import ROOT
 
 SHAPE = (3, 12, 12)
@@ -123,7 +124,7 @@ def test_the_exported_model_agrees_with_torch(make: Any) -> None:
     model = export.to_onnx(module, SHAPE)
     onnx.checker.check_model(onnx.load_model_from_string(model), full_check=True)
     for n in (1, 9):
-        assert export.check_parity(model, module, floats(n)) < 1e-4
+        assert check_parity(model, module, floats(n)) < 1e-4
     with torch.no_grad():
         expected = module(torch.from_numpy(floats())).numpy()
     assert export.onnx_predict(model, floats(), batch=4) == pytest.approx(expected, abs=1e-4)
@@ -170,14 +171,14 @@ def test_exporting_leaves_the_module_as_it_was() -> None:
 def test_a_mismatch_is_refused() -> None:
     model = export.to_onnx(filled(mobile), SHAPE)
     with pytest.raises(ExportMismatch, match=r"disagree: expected logits within .*, got"):
-        export.check_parity(model, filled(mobile, seed=1), floats())
+        check_parity(model, filled(mobile, seed=1), floats())
     with pytest.raises(ExportMismatch, match=r"expected logits of shape \(9, 4\)"):
-        export.check_parity(model, nn.Sequential(filled(mobile), nn.Linear(5, 4)), floats())
+        check_parity(model, nn.Sequential(filled(mobile), nn.Linear(5, 4)), floats())
     broken = filled(mobile)
     with torch.no_grad():
         broken[-1].bias[0] = float("nan")  # type: ignore[index]
     with pytest.raises(ExportMismatch, match="finite"):
-        export.check_parity(export.to_onnx(broken, SHAPE), broken, floats())
+        check_parity(export.to_onnx(broken, SHAPE), broken, floats())
 
 
 def test_a_small_deviation_of_small_logits_is_still_a_mismatch() -> None:
@@ -189,7 +190,7 @@ def test_a_small_deviation_of_small_logits_is_still_a_mismatch() -> None:
     with torch.no_grad():
         other[-1].weight[0, 0] += 2e-3  # type: ignore[index]
     with pytest.raises(ExportMismatch):
-        export.check_parity(export.to_onnx(module, SHAPE), other, floats())
+        check_parity(export.to_onnx(module, SHAPE), other, floats())
 
 
 def test_normalisation_is_part_of_the_model() -> None:

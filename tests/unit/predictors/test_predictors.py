@@ -26,7 +26,8 @@ from nas.core.spec import DeviceSpec, parse_spec
 from predictors.calibration import upper_factor
 from predictors.families.layer_lut import every_layer, to_measure
 from predictors.onboarding import measured as onboarding
-from predictors.onboarding.measured import onboard, stratified
+from predictors.onboarding.measured import onboard
+from predictors.onboarding.selection import stratified
 from predictors.storage import dump_predictor, load_predictor
 
 PROTOCOL = MeasurementProtocol()

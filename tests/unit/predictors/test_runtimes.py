@@ -33,10 +33,10 @@ from nas.export import converted_for_timing, to_float16
 from predictors.measurement.energy import clock_reader, find_meter, nvml_meter, rapl_meter
 from predictors.measurement.inspection import Inspection, clocks_under_load, inspect_in_fork, metered_mj
 from predictors.measurement.isolated import time_isolated
+from predictors.measurement.judging import judge
 from predictors.measurement.machine import describe_machine, machine_stopwatch, reference_models
 from predictors.measurement.onnx_macs import count_macs
 from predictors.measurement.programs import profile_by_program, time_by_program
-from predictors.measurement.protocol import judge
 from predictors.runtimes import command, litert, onnx_runtime, openvino, torch_cuda
 from predictors.runtimes.command import COMMAND
 

@@ -13,10 +13,11 @@ from nas.core.arch import Arch, as_archs, sample
 from nas.core.errors import InvalidSpec
 from nas.core.ports import ImageShape
 from nas.core.token_layers import Attention
-from nas.export import check_parity, to_onnx
+from nas.export import to_onnx
 from nas.testing import check_search_space
 from predictors.families.layer_lut import every_layer
 from search_spaces.hybrid.space import MOST_TOKENS, PRESETS, Hybrid, build
+from tests.support.parity import check_parity
 
 DIGITS = ImageShape(1, 8, 8, 10)
 

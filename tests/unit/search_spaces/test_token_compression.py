@@ -10,7 +10,7 @@ import torch
 
 from nas.core.arch import Arch
 from nas.core.ports import ImageShape
-from nas.export import check_parity, to_onnx
+from nas.export import to_onnx
 from search_spaces.elastic_vit.network import VisionTransformer
 from search_spaces.elastic_vit.space import build
 from search_spaces.elastic_vit.token_compression import (
@@ -27,6 +27,7 @@ from search_spaces.elastic_vit.token_compression import (
     merge,
 )
 from search_spaces.layers.transformer import SelfAttention, TransformerBlock
+from tests.support.parity import check_parity
 
 
 @pytest.fixture(autouse=True)

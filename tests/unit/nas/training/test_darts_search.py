@@ -21,7 +21,7 @@ from nas.training.gradient.progress import GradientProgress, uses_earlier_stream
 from nas.training.gradient.rates import published_rates
 from nas.training.gradient.steps import DroppedPaths, LatencyCost, StepResult, Steps
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from search_spaces.darts_cell import space as darts_cell
 from search_spaces.nas_bench_201.cell import CONV3, NONE, SKIP
 from search_spaces.nas_bench_201.space import build

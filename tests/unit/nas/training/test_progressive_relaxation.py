@@ -14,7 +14,7 @@ from nas.datasets import digits
 from nas.training.gradient.loop import GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from search_spaces.darts_cell.operations import FactorizedReduction, Norm, SeparableConv
 from search_spaces.darts_cell.space import build as build_darts
 from search_spaces.layers.widening import repeat_channels

@@ -20,7 +20,7 @@ from nas.training.gradient.loop import GradientSearch, run_gradient_search
 from nas.training.gradient.options import DartsParams, check_relaxation
 from nas.training.gradient.steps import LatencyCost
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import TrainState
+from nas.training.state import TrainState
 from search_spaces.darts_cell import free_space
 from search_spaces.darts_cell.cell import EDGES, NONE, SEP3, SKIP
 from search_spaces.nas_bench_201 import space as nas_bench_201

@@ -16,8 +16,9 @@ from nas.core.ports import Dataset, Rank, SearchSpace
 from nas.stages.checkpoint_pace import CheckpointPace
 from nas.training import samplers, trainer
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import SupernetRecipe, Training, TrainState
+from nas.training.progressive import SupernetRecipe, Training
 from nas.training.schedules import sandwich
+from nas.training.state import TrainState
 from nas.training.trainer import MicroBatch, Trainer, TrainingExecution, clip, faster_precision
 from tests.support.small_training import few_digits, small_mobile
 

@@ -16,8 +16,9 @@ from nas.training.augment import Augmentation
 from nas.training.calibration import recalibrate
 from nas.training.criterion import Criterion
 from nas.training.pipeline import Pipeline
-from nas.training.progressive import Step, SupernetRecipe, Training, TrainState, train
+from nas.training.progressive import Step, SupernetRecipe, Training, train
 from nas.training.schedules import PUBLISHED, Phase, attentive_best, delayed, progressive_shrinking, sandwich
+from nas.training.state import TrainState
 from tests.support.small_training import few_digits, small_mobile
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -22,16 +22,9 @@ from nas.core.errors import InvalidInput, MeasurementRefused
 from nas.core.timing import Sitting, Timing, Visit
 from predictors.measurement import isolated
 from predictors.measurement.isolated import measure, measure_isolated, profile_machine
+from predictors.measurement.judging import combine, judge, needs_sitting, student_quantile
 from predictors.measurement.machine import canary_model, describe_machine
-from predictors.measurement.protocol import (
-    Stopwatch,
-    combine,
-    judge,
-    needs_sitting,
-    sit,
-    student_quantile,
-    time_loading,
-)
+from predictors.measurement.sitting import Stopwatch, sit, time_loading
 from tests.support.synthetic_device import CANARY_MS, Disturbance, SyntheticDevice, replay, two_levels
 
 PROTOCOL = MeasurementProtocol()
