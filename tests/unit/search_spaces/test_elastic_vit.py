@@ -19,7 +19,7 @@ from nas.core.arch import Arch, as_archs
 from nas.core.errors import InvalidSpec
 from nas.core.parent import ParentModel, Preprocessing
 from nas.core.ports import ImageShape
-from nas.export import check_parity, to_onnx, to_onnx_for_timing
+from nas.export import to_onnx, to_onnx_for_timing
 from nas.models.graph import GraphValue, ModelGraph
 from nas.spaces.transformer import TransformerSizes
 from nas.testing import check_search_space
@@ -29,6 +29,7 @@ from search_spaces.elastic_vit.space import PRESETS, ElasticVit, build
 from search_spaces.elastic_vit.start import joined
 from search_spaces.layers.slices import UnitSlices
 from search_spaces.layers.transformer import ElasticTransformerBlock, TransformerBlock
+from tests.support.parity import check_parity
 
 IMAGENET = ImageShape(3, 224, 224, 1000)
 DIGITS = ImageShape(1, 8, 8, 10)

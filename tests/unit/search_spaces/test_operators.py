@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from nas.core.composed_layer import ComposedLayer
 from nas.core.layers import INPUT, MapShape
 from nas.core.network import Network
-from nas.export import check_parity, footprint, to_onnx
+from nas.export import footprint, to_onnx
 from nas.mixed_precision import weighted_operators
 from nas.spaces.activation_memory import graph_peak
 from nas.spaces.exported_graph import lower
@@ -30,6 +30,7 @@ from search_spaces.operators.inception_depthwise import InceptionDepthwise
 from search_spaces.operators.large_small_convolution import SmallAggregation
 from search_spaces.operators.max_pool_mixer import MaxPoolMixer
 from search_spaces.operators.partial_convolution import PartialConvolution
+from tests.support.parity import check_parity
 
 SHAPE: MapShape = (32, 5, 6)
 KINDS: list[type[ComposedLayer]] = [
