@@ -1,7 +1,8 @@
 """Gaussian processes of losses over networks.
 
 The inputs are a space's structural features (``accuracy_features``, an optional method of a space), or genes and costs,
-with a Matérn 5/2 kernel. Length scale and noise maximise the posterior.
+with a Matérn kernel. Length scale and noise maximise the posterior; what is assumed of them, ``PRIORS``, was chosen by
+``benchmarks.explorer_constants``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ MAX_FITTED = 400  # evaluations that a process is fitted to: the cost of a fit i
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # squared length scales, by the median squared distance of two random networks
 NOISES = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # noise variance by the signal's
 _VARIANCE_EVALUATIONS = 2.0  # that the expectation of a standard loss counts for in the estimate of its variance
+
+
+@dataclass(frozen=True)
+class Priors:
+    """What a process assumes before any evaluation. ``smoothness``: of the Matérn kernel, 1.5, 2.5 or infinite.
+    ``scale`` and ``noise``: where the broad priors of the squared length scale and of the noise variance have their
+    modes. ``warped``: whether differences among losses far from the best are compressed."""
+
+    smoothness: float = 2.5
+    scale: float = 4.0
+    noise: float = 0.03
+    warped: bool = True
+
+
+PRIORS = Priors()
 
 
 def encode(space: SearchSpace, genes_NG: Genes) -> Float32s:
@@ -49,6 +65,8 @@ class WarpedGP:
     """A Gaussian process of one loss, fitted in closed form on the standardised ``log(1 + (loss - low) / width)``: the
     warping compresses differences among losses far from the best. ``noise`` is by the prior ``variance``."""
 
+    priors: Priors
+
     low: float
     width: float
     shift: float
@@ -62,16 +80,18 @@ class WarpedGP:
 
     @staticmethod
     def fit(inputs_NF: Float32s, losses_N: Floats) -> WarpedGP:
-        """The mode over ``SCALES`` and ``NOISES``, under a broad prior around 4 and 0.03."""
+        """The mode over ``SCALES`` and ``NOISES``, under ``PRIORS``."""
+        priors = PRIORS
         low = float(losses_N.min())
         width = float(np.median(losses_N)) - low or 1.0
-        warped_N = np.log1p((losses_N - low) / width)
+        ratio_N = (losses_N - low) / width
+        warped_N = np.log1p(ratio_N) if priors.warped else ratio_N
         shift, spread = float(warped_N.mean()), float(warped_N.std()) or 1.0
         target_N = (warped_N - shift) / spread
         distance_NN = _distances(inputs_NF, inputs_NF).astype(np.float64)
         best: tuple[float, WarpedGP] | None = None
         for scale in SCALES:
-            kernel_NN = _matern(distance_NN / scale)
+            kernel_NN = _matern(distance_NN / scale, priors.smoothness)
             for noise in NOISES:
                 lower_NN = np.linalg.cholesky(kernel_NN + noise * np.eye(len(target_N)))
                 half_N = solve_triangular(lower_NN, target_N, lower=True)
@@ -79,26 +99,30 @@ class WarpedGP:
                 variance = (square + _VARIANCE_EVALUATIONS) / (len(target_N) + _VARIANCE_EVALUATIONS)
                 evidence = -0.5 * len(target_N) * np.log(square / len(target_N) + 1e-12)
                 evidence -= float(np.log(np.diag(lower_NN)).sum())
-                evidence -= 0.5 * (np.log(noise / 0.03) / 1.5) ** 2 + 0.5 * np.log(scale / 4.0) ** 2
+                evidence -= 0.5 * (np.log(noise / priors.noise) / 1.5) ** 2 + 0.5 * np.log(scale / priors.scale) ** 2
                 if best is None or evidence > best[0]:
                     weights_N = solve_triangular(lower_NN, half_N, lower=True, trans="T")
                     fitted = (scale, noise, variance, lower_NN.astype(np.float32), weights_N)
-                    best = evidence, WarpedGP(low, width, shift, spread, inputs_NF, *fitted)
+                    best = evidence, WarpedGP(priors, low, width, shift, spread, inputs_NF, *fitted)
         assert best is not None
         return best[1]
 
     def warp(self, losses_N: Floats) -> Floats:
         """From losses to the warped scale; values below the best evaluated loss are extrapolated, down to -0.99."""
         ratio_N = np.maximum((losses_N - self.low) / self.width, -0.99)
-        return np.asarray((np.log1p(ratio_N) - self.shift) / self.spread)
+        warped_N = np.log1p(ratio_N) if self.priors.warped else ratio_N
+        return np.asarray((warped_N - self.shift) / self.spread)
 
     def unwarp(self, warped_N: Floats) -> Floats:
         """From the warped scale to losses."""
-        return np.asarray(self.low + self.width * np.expm1(np.clip(warped_N * self.spread + self.shift, -5.0, 50.0)))
+        values_N = warped_N * self.spread + self.shift
+        ratio_N = np.expm1(np.clip(values_N, -5.0, 50.0)) if self.priors.warped else values_N
+        return np.asarray(self.low + self.width * ratio_N)
 
     def covariance(self, inputs_KF: Float32s, others_NF: Float32s) -> Float32s:
         """Prior covariance of two sets of networks by the prior variance, shape (K, N)."""
-        return np.asarray(_matern(_distances(inputs_KF, others_NF) / np.float32(self.scale)), dtype=np.float32)
+        distances_KN = _distances(inputs_KF, others_NF) / np.float32(self.scale)
+        return np.asarray(_matern(distances_KN, self.priors.smoothness), dtype=np.float32)
 
     def posterior(self, inputs_KF: Float32s) -> tuple[Floats, Float32s]:
         """Mean (K,) and the whitened covariance with the evaluated networks (N, K), both on the warped scale."""
@@ -163,7 +187,10 @@ def _distances(a_NF: Float32s, b_KF: Float32s) -> Float32s:
     return np.asarray(np.maximum(squares, 0.0))
 
 
-def _matern(distance: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Matérn 5/2 correlation at a squared distance."""
-    r = np.sqrt(5.0 * distance)
-    return np.asarray((1.0 + r + r * r / 3.0) * np.exp(-r))
+def _matern(distance: NDArray[np.floating], smoothness: float) -> NDArray[np.floating]:
+    """Matérn correlation at a squared distance (Rasmussen and Williams, 2006, section 4.2.1)."""
+    if smoothness == np.inf:
+        return np.asarray(np.exp(-0.5 * distance))
+    r = np.sqrt(2.0 * smoothness * distance)
+    polynomial = 1.0 + r if smoothness == 1.5 else 1.0 + r + r * r / 3.0
+    return np.asarray(polynomial * np.exp(-r))
