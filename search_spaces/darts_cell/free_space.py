@@ -95,6 +95,7 @@ FREE_CELL = SearchSpaceType(
     build,
     tuple(PRESETS),
     relaxed=True,
+    any_shape=True,
 )
 
 

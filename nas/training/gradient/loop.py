@@ -268,7 +268,7 @@ class GradientSearch:
     def _end_search_epoch(self, epoch: int) -> EpochReport:
         o, model, progress = self.options, self.model, self.progress
         removed, done = 0, self.done(epoch + 1, 0)
-        if o.prune:
+        if o.prune and epoch >= self.rates.alpha_warmup:  # what has not learned yet cannot die
             progress, removed = monitors.prune(model, progress)
         progress = self._probed(progress, epoch)
         cell, scores = monitors.cell_statistics(model), self.scores()

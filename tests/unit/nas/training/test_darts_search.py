@@ -360,6 +360,19 @@ def test_pruning_only_removes_operations(data: Dataset) -> None:
     assert not (learning.scores()[:, NONE] > 0).any()
 
 
+def test_nothing_is_pruned_before_the_architecture_parameters_learn(data: Dataset) -> None:
+    options: dict[str, Any] = {"preset": "gold", "epochs": 5, "alpha_warmup": 3, "tune_epochs": 0, "batch_size": 80}
+    reports = [
+        update.values
+        for update in run_gradient_search(begin(data, **options), TrainState(), lambda: False)
+        if isinstance(update, EpochReport)
+    ]
+    pressures = [values["pressure"] for values in reports]
+    assert pressures[:3] == [0.0] * 3
+    assert pressures[3] > 0
+    assert [values["died"] for values in reports[:3]] == [0.0] * 3
+
+
 def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """One edge after the other fades while the others hold; whatever lasts for long enough is one of the series."""
     options: dict[str, Any] = {"preset": "gold", "epochs": 40, "prune_until": 0.05, "tune_epochs": 0, "batch_size": 80}
