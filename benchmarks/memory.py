@@ -2,7 +2,9 @@
 activations and weights that are counted of it; and against what onnxruntime says that its arena took.
 
 The arena holds what grows with the batch, and neither the runtime itself nor its copies of the weights. So both are
-compared by how much more they are for a larger batch. Nothing is timed, so other work on the machine does no harm.
+compared by how much more they are for a larger batch. By default it grows to powers of two, of which pages that nothing
+is written to take no memory; for the comparison it takes what is asked of it. Nothing is timed, so other work on the
+machine does no harm.
 Runtimes that are not installed are listed with the reason.
 """
 
@@ -37,7 +39,8 @@ SPACES: Mapping[str, tuple[dict[str, JsonValue], ImageShape]] = {
     "cifar": ({"preset": "cifar"}, ImageShape(3, 32, 32, 10)),
     "imagenet": ({"preset": "imagenet", "resolutions": [128, 160, 192, 224]}, ImageShape(3, 224, 224, 1000)),
 }
-BATCHES = {"cifar": (8, 128), "imagenet": (1, 16)}  # of which the difference is compared with the arena's
+BATCHES = {"cifar": (8, 128), "imagenet": (16, 64)}  # of which the difference is compared with the arena's
+RUNS = 3  # processes whose median counts: where memory lies differs between them
 MB = 1e6
 
 
@@ -88,21 +91,26 @@ def against_report(name: str, networks: int) -> dict[str, Any]:
     for arch in spread(space, networks):
         size = space.input_shape(arch)
         model = to_onnx_for_timing(net.subnet(arch), size)
-        measured_MB.append(peak_MB("onnxruntime", model, large) - peak_MB("onnxruntime", model, small))
-        images_MB = (large - small) * 4 * prod(size) / MB
-        reported_MB.append(arena_MB(model, large) - arena_MB(model, small) + images_MB)
+        (grown_small, arena_small), (grown_large, arena_large) = (grown_and_arena_MB(model, b) for b in (small, large))
+        measured_MB.append(grown_large - grown_small)
+        reported_MB.append(arena_large - arena_small + (large - small) * 4 * prod(size) / MB)
     ratio = [measured / reported for measured, reported in zip(measured_MB, reported_MB, strict=True)]
     return {"batches": [small, large], "measured_MB": measured_MB, "reported_MB": reported_MB, "ratio": ratio}
 
 
-def arena_MB(model: bytes, batch: int) -> float:
-    """What onnxruntime's log says that its arena has allocated once a model has run."""
+def grown_and_arena_MB(model: bytes, batch: int) -> tuple[float, float]:
+    """By how much a process grows, as the product measures it, and what onnxruntime's log says that its arena has
+    allocated; medians over ``RUNS`` processes."""
     command = [sys.executable, "-m", "benchmarks._arena_child", str(batch)]
-    done = subprocess.run(command, input=model, capture_output=True, check=True)
-    allocated = [int(size) for size in re.findall(rb"Total allocated bytes: (\d+)", done.stderr)]
-    if not allocated:
-        raise RuntimeError("expected the size of the arena in onnxruntime's log, got none")
-    return max(allocated) / MB
+    rows = []
+    for _ in range(RUNS):
+        done = subprocess.run(command, input=model, capture_output=True, check=True)
+        allocated = [int(size) for size in re.findall(rb"Total allocated bytes: (\d+)", done.stderr)]
+        if not allocated:
+            raise RuntimeError("expected the size of the arena in onnxruntime's log, got none")
+        rows.append((int(done.stdout) / MB, max(allocated) / MB))
+    grown_MB, arena_MB = np.median(rows, axis=0).tolist()
+    return grown_MB, arena_MB
 
 
 def spread(space: SearchSpace, count: int) -> list[Arch]:
