@@ -1,6 +1,8 @@
 """Once-for-all training on two ranks of one thread each against one, on a local Ray, as a search trains; and a kill.
 
 ``efficiency``: images a second of two ranks over twice those of one, after the start, median over rounds in turns.
+``machine``: the same of two trainings that have nothing to do with each other, which is what two cores, their caches
+and their memory leave of twice one core.
 ``loss_difference``: relative, between the losses of the last of 50 steps. ``restart_lost_steps``: what has to be done
 again after one of two ranks was killed; ``checkpoint_steps``: the longest interval between its checkpoints.
 """
@@ -13,6 +15,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -80,12 +83,15 @@ def bench(options: Options) -> dict[str, Any]:
     """Trainings in turns, then the one whose rank is killed."""
     size = "full" if options.more["full"] else options.more["size"]
     trainings: dict[int, list[Training]] = {1: [], 2: []}
+    beside: list[Training] = []
     with tempfile.TemporaryDirectory() as folder:
         cluster_options = {"blobs_url": folder, "run_job": "benchmarks.data_parallel:run_job"}
         with ray_cluster(None, Path(folder) / "ray", cpus=2, **cluster_options) as cluster:
             for _ in range(ROUNDS):
                 for ranks in trainings:
                     trainings[ranks].append(_train(cluster, size, ranks))
+                with ThreadPoolExecutor(2) as threads:
+                    beside += threads.map(lambda _: _train(cluster, size, 1, cpus=1), range(2))
             killed = _train(cluster, size, 2, Path(folder) / "killed")
     if killed.done_at_death is None or killed.kept_at_death is None:
         raise HwnasError("expected a rank that dies, but none did")
@@ -94,6 +100,7 @@ def bench(options: Options) -> dict[str, Any]:
     return {
         "efficiency": median(ratios),
         "efficiencies": ratios,
+        "machine": median(t.step_s for t in trainings[1]) / median(t.step_s for t in beside),
         "loss_difference": abs(one - two) / abs(one),
         "restart_lost_steps": killed.done_at_death - killed.kept_at_death,
         "checkpoint_steps": max(np.diff([0, *killed.checkpoints])).item(),
@@ -105,10 +112,10 @@ def bench(options: Options) -> dict[str, Any]:
     }
 
 
-def _train(cluster: RayCluster, size: str, ranks: int, killed: Path | None = None) -> Training:
+def _train(cluster: RayCluster, size: str, ranks: int, killed: Path | None = None, cpus: int = 2) -> Training:
     resources = ResourceSpec(cpus=2, ranks=ranks)
     payload = SearchPayload(SearchSpec(name=f"{size} {killed or ''}".strip(), resources=resources), devices=())
-    job = cluster.start(Lease(f"on {ranks}", 1, 0.0, payload), ResourceSpec(cpus=2), cluster.nodes()[0])
+    job = cluster.start(Lease(f"on {ranks}", 1, 0.0, payload), ResourceSpec(cpus=cpus), cluster.nodes()[0])
     records: list[EncodedEvent] = []
     while not isinstance(outcome := job.poll(SECONDS), AttemptOutcome):
         if outcome is None:

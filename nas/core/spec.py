@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -59,9 +60,14 @@ def booleans_for_numbers(model: type[BaseModel], record: object) -> list[str]:
     ``off``, and which Python would take for 1 or 0."""
     if not isinstance(record, dict):
         return []
+    given = [name for name, value in record.items() if isinstance(value, bool)]
+    return [name for name in given if name in _numeric_fields(model)]
+
+
+@cache
+def _numeric_fields(model: type[BaseModel]) -> frozenset[str]:
     types = {name: {field.annotation, *get_args(field.annotation)} for name, field in model.model_fields.items()}
-    numeric = {name for name, options in types.items() if options & {int, float} and bool not in options}
-    return [name for name, value in record.items() if isinstance(value, bool) and name in numeric]
+    return frozenset(name for name, options in types.items() if options & {int, float} and bool not in options)
 
 
 def _require_finite(value: Any) -> Any:
