@@ -51,6 +51,13 @@ SPACES: list[tuple[str, dict[str, Any], ImageShape]] = [
     ("attentive_nas", {"preset": "digits", "resolutions": [5, 7], "stem_stride": 2}, ImageShape(3, 8, 8, 7)),
     ("fbnet", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     ("fbnet", {"preset": "digits", "resolution": 9, "stem_stride": 2}, ImageShape(3, 8, 8, 7)),
+    ("resnet", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
+    ("resnet", {"preset": "digits", "resolutions": [17, 19], "stem": "7x7"}, ImageShape(3, 9, 15, 7)),
+    (
+        "resnet",
+        {"preset": "digits", "resolutions": [17], "block": "bottleneck", "shortcut": "pooled", "stem": "deep"},
+        ImageShape(3, 16, 16, 5),
+    ),
     ("resnet20_downsampling", {"preset": "digits"}, ImageShape(1, 8, 8, 10)),
     ("resnet20_downsampling", {"channels": 4, "blocks": 2}, ImageShape(3, 9, 7, 5)),
     ("mobilenet_v3", {"preset": "digits", "resolutions": [5, 7], "depths": [1, 2]}, ImageShape(3, 10, 16, 7)),

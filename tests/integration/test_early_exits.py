@@ -36,6 +36,7 @@ def _one_thread() -> None:
 
 @pytest.mark.parametrize(("space_name", "params"), [
     ("mobilenet_v3", {}), ("elastic_vit", {}), ("elastic_vit", {"pooling": "class"}), ("hybrid", {}), ("fbnet", {}),
+    ("resnet", {}),
 ])  # fmt: skip
 def test_both_halves_together_compute_what_the_model_computes(space_name: str, params: dict[str, Any]) -> None:
     space = registry.build_space(

@@ -52,7 +52,7 @@ def test_transformers_have_groups_of_blocks_whose_dense_layers_are_those_of_torc
     assert len(layers_in_order(module, x)) == len(space.int8_operators(arch))
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3", "resnet20_downsampling"])
+@pytest.mark.parametrize("name", ["mobilenet_v3", "resnet", "resnet20_downsampling"])
 def test_precisions_meet_the_layers_of_torch_and_of_the_exported_model(name: str) -> None:
     space = mixed(name)
     net = space.supernet(0).eval()

@@ -129,6 +129,17 @@ def test_a_network_of_another_space_is_named_by_its_name_or_by_space_and_genes()
     assert spaces["late"].id == build_space(small, space.shape).id
 
 
+@pytest.mark.parametrize(("network", "params"), [("ResNet-18", 11.2e6), ("ResNet-34", 21.3e6), ("ResNet-50", 23.5e6)])
+def test_resnets_are_references_of_any_search_for_images_of_its_shape(network: str, params: float) -> None:
+    record = {"space": {"name": "mobilenet_v3", "params": {"preset": "cifar"}}, "retrain": {}}
+    spec = parse_spec(SearchSpec, {**record, "references": [{"name": network}]})
+    space = build_space(spec.space, ImageShape(3, 32, 48, 10))
+    [(name, arch)] = reference_archs(spec, space).items()
+    own_space = reference_space(spec, space, arch)
+    assert (name, own_space.name, own_space.input_shape(arch)) == (network, "resnet", (3, 32, 48))
+    assert own_space.costs(np.array([arch.genes]))["params"][0] == pytest.approx(params, rel=0.01)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -30,6 +30,8 @@ SPACES = [
     ("attentive_nas", "digits"),
     ("darts_cell", "digits"),
     ("fbnet", "digits"),
+    ("resnet", "digits"),
+    ("resnet", "ofa-resnet50"),
     ("resnet20_downsampling", "digits"),
 ]
 
