@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from nas.core.metrics import share_interval
 from nas.schemas.candidates import CandidateSchema
 from server.dashboard.charts.axes import ChartAxes
+from server.dashboard.charts.candidate_tooltip import candidate_datum
 from server.dashboard.charts.options import Datum, Series
 
 _ALONG_X = """(params, api) => {
@@ -22,7 +23,6 @@ _ALONG_Y = """(params, api) => {
   const cap = y => line(low[0] - 3, y, low[0] + 3, y);
   return {type: 'group', children: [line(low[0], low[1], high[0], high[1]), cap(low[1]), cap(high[1])]};
 }"""
-MakeDatum = Callable[[CandidateSchema, str, str], Datum]
 
 
 def latency_intervals(
@@ -31,7 +31,6 @@ def latency_intervals(
     candidates: Sequence[CandidateSchema],
     axes: ChartAxes,
     colour: str,
-    make_datum: MakeDatum,
 ) -> Series:
     """Horizontal bars over measured latency in ms; none over other metrics, such as a share of a bound. A datum's value
     is x, y, lower and upper end."""
@@ -39,7 +38,7 @@ def latency_intervals(
     for candidate in candidates if axes.x.metric == "measured_ms" else ():
         measurement = candidate.measurement
         if measurement is not None and measurement.low_ms is not None and measurement.high_ms is not None:
-            datum = make_datum(candidate, axes.x.metric, axes.y.metric)
+            datum = candidate_datum(candidate, axes.x.metric, axes.y.metric)
             data.append(datum | {"value": [*datum["value"], measurement.low_ms, measurement.high_ms]})
     return _bars(series_id, name, data, _ALONG_X.replace("COLOUR", colour), {"x": [0, 2, 3], "y": 1})
 
@@ -50,7 +49,6 @@ def quality_intervals(
     candidates: Sequence[CandidateSchema],
     axes: ChartAxes,
     colour: str,
-    make_datum: MakeDatum,
     test_images: int | None,
 ) -> Series:
     """Vertical bars over an accuracy on ``test_images`` images, of members of the front alone: others would hide them.
@@ -59,7 +57,7 @@ def quality_intervals(
     data = []
     for candidate in with_accuracy:
         if candidate.on_front:
-            datum = make_datum(candidate, axes.x.metric, axes.y.metric)
+            datum = candidate_datum(candidate, axes.x.metric, axes.y.metric)
             assert test_images is not None
             data.append(datum | {"value": [*datum["value"], *share_interval(datum["value"][1], test_images)]})
     return _bars(series_id, name, data, _ALONG_Y.replace("COLOUR", colour), {"x": 0, "y": [1, 2, 3]})

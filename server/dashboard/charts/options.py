@@ -58,12 +58,12 @@ def legend(series: Sequence[Series]) -> Options:
     }
 
 
-def tooltip() -> Options:
-    """Shows the ``tip`` of the datum under the pointer."""
+def tooltip(formatter: str = "p => p.data && p.data.tip ? p.data.tip : ''") -> Options:
+    """Shows the ``tip`` of the datum under the pointer, or what another function in JavaScript makes of it."""
     return {
         "trigger": "item",
         "confine": True,
-        ":formatter": "p => p.data && p.data.tip ? p.data.tip : ''",
+        ":formatter": formatter,
         "backgroundColor": SURFACE,
         "borderColor": GRID,
         "textStyle": {"color": INK, "fontSize": 12},

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 
 from nas.core.device import Status
 from nas.schemas.candidates import CandidateSchema, FrontSchema
 from server.dashboard import formatting
-from server.dashboard.charts.axes import ChartAxes, ChartAxis, ChartSettings, chart_axes, predicted_metric
+from server.dashboard.charts.axes import (
+    ChartAxes,
+    ChartAxis,
+    ChartSettings,
+    chart_axes,
+    metric_kinds,
+    predicted_metric,
+)
+from server.dashboard.charts.candidate_tooltip import candidate_datum, candidate_tooltip
 from server.dashboard.charts.error_bars import latency_intervals, quality_intervals
 from server.dashboard.charts.options import (
     BAD,
@@ -27,8 +34,6 @@ from server.dashboard.charts.options import (
     log_axis,
     mark_line_series,
     scatter_series,
-    tooltip,
-    tooltip_html,
     value_axis,
     zoom,
 )
@@ -69,11 +74,12 @@ def pareto_chart(
     x_values = [*(p[0] for p in points), *ends_x, *_present(x.bound), *_present(settings.limit)]
     y_values = [*(p[1] for p in points), *ends_y, *_present(y.bound)]
     ceiling = 100.0 if y.goal == "max" and y.unit == "%" else math.inf
+    kinds = metric_kinds((*candidates, *front.members, *front.baseline, *front.references))
     return {
         **base_options(),
         **zoom(),
         "legend": legend(series),
-        "tooltip": tooltip(),
+        "tooltip": candidate_tooltip(kinds, x.metric, y.metric),
         "xAxis": log_axis(x.title, x_values) if settings.log_x else value_axis(x.title, x_values, floor=0.0),
         "yAxis": log_axis(y.title, y_values, gap=44)
         if settings.log_y
@@ -162,15 +168,15 @@ def _error_bars(tested: Sequence[CandidateSchema], axes: ChartAxes, test_images:
     for origin, title in (("baseline", "Random"), ("search", "Search")):
         members = [c for c in tested if c.origin == origin]
         colour = _origin_colour(origin)
-        bars.append(latency_intervals(f"{origin}.measured.intervals", title, members, axes, colour, _datum))
-        bars.append(quality_intervals(f"{origin}.measured.spreads", title, members, axes, colour, _datum, test_images))
+        bars.append(latency_intervals(f"{origin}.measured.intervals", title, members, axes, colour))
+        bars.append(quality_intervals(f"{origin}.measured.spreads", title, members, axes, colour, test_images))
     return bars
 
 
 def _reference_series(references: Sequence[CandidateSchema], xm: str, ym: str) -> Series:
     """Networks that the front is compared with, as stars with their names beside them."""
     plotted = [c for c in references if xm in c.metrics and ym in c.metrics]
-    data = [_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in plotted]
+    data = [candidate_datum(c, xm, ym) | {"label": {"formatter": c.name or c.arch}} for c in plotted]
     series = scatter_series("reference", "References", data, STAR, PURPLE, size=17)
     return series | {"label": {"show": True, "position": "right", "color": INK, "fontSize": 11}, "z": 5}
 
@@ -190,9 +196,10 @@ def _candidates(
 ) -> Series:
     """Candidates as points, those on the front larger. ``colour``: that of the origin if empty."""
     colour = colour or _origin_colour(series_id)
-    data = [_datum(c, x.metric, y.metric) for c in candidates if x.metric in c.metrics and y.metric in c.metrics]
+    placed = [c for c in candidates if x.metric in c.metrics and y.metric in c.metrics]
+    data = [candidate_datum(c, x.metric, y.metric) for c in placed]
     if ".measured." in series_id:
-        data = [d if d["front"] else {**d, "symbolSize": 0.65 * size} for d in data]
+        data = [d if c.on_front else d | {"symbolSize": 0.65 * size} for c, d in zip(placed, data, strict=True)]
     series = scatter_series(series_id, name, data, symbol, colour, size=5 if faint else size)
     if faint:
         series["itemStyle"]["opacity"] = 0.42
@@ -207,11 +214,10 @@ def _front_line(
 ) -> Series:
     """What a front reaches: a step function through the members that no other one beats on these axes. With symbols,
     and where the axes are other metrics, all members are points of it."""
+    xm, ym = axes.x.metric, axes.y.metric
     placed = envelope(members, axes.x, axes.y) if joined else members
-    data = sorted(
-        (_datum(c, axes.x.metric, axes.y.metric) for c in placed if {axes.x.metric, axes.y.metric} <= c.metrics.keys()),
-        key=lambda d: d["value"],
-    )
+    data = [candidate_datum(c, xm, ym) for c in placed if {xm, ym} <= c.metrics.keys()]
+    data.sort(key=lambda d: d["value"])
     colour = _origin_colour(series_id)
     return {
         "id": series_id,
@@ -238,23 +244,6 @@ def _front_line(
 
 def _origin_colour(series_id: str) -> str:
     return SEARCH if series_id.startswith("search") else BASELINE
-
-
-def _datum(candidate: CandidateSchema, xm: str, ym: str) -> Datum:
-    metrics = candidate.metrics
-    names = [n for n in dict.fromkeys((ym, xm, "upper_ms", "params", "macs", *metrics)) if n in metrics]
-    rows = [
-        (f"{escape(formatting.label(n))} <i>{metrics[n].kind}</i>", formatting.metric(metrics, n))
-        for n in names
-        if n not in ("val_loss", "val_images")
-    ]
-    return {
-        "value": [metrics[xm].value, metrics[ym].value],
-        "arch": candidate.arch,
-        "origin": candidate.origin,
-        "front": candidate.on_front,
-        "tip": tooltip_html(f"{candidate.arch} · {candidate.name or candidate.origin} · {candidate.status}", rows),
-    }
 
 
 def _bound_marks(axis: ChartAxis, key: str) -> list[Datum]:
