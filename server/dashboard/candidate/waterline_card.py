@@ -23,7 +23,10 @@ def draw_waterline(line: WaterlineSchema | None) -> None:
         with div("card-head"):
             heading("Waterline", 2)
             text(
-                "width: least time · height: operations per byte moved · line: the machine's own", "small muted", "span"
+                "width: least time · height: operations per byte moved · "
+                f"line: the machine's own, {line.level:.3g} operations per byte",
+                "small muted",
+                "span",
             )
         ui.html(waterline_svg(line), sanitize=False)
         text(
@@ -69,6 +72,5 @@ def waterline_svg(line: WaterlineSchema) -> str:
         f'<svg class="shape" viewBox="0 0 {_WIDTH} {_TOP + _HEIGHT + 6}" role="img" '
         f'aria-label="Operations per byte of {len(line.layers)} layers beside those of the machine">{"".join(bars)}'
         f'<line x1="0" x2="{_WIDTH}" y1="{level:.1f}" y2="{level:.1f}" stroke="var(--ink-2)" stroke-width="1.5" '
-        f'stroke-dasharray="6 3"/><text x="{_WIDTH - 4}" y="{level - 4:.1f}" class="dim" text-anchor="end">'
-        f"{line.level:.3g} operations per byte</text></svg>"
+        'stroke-dasharray="6 3"/></svg>'
     )

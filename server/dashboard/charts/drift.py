@@ -8,6 +8,7 @@ from datetime import datetime
 from nas.core.drift import LIMIT, Drift
 from server.dashboard import formatting
 from server.dashboard.charts.options import (
+    BAD,
     BASELINE,
     SEARCH,
     Datum,
@@ -36,11 +37,13 @@ def drift_chart(drift: Drift) -> Options:
         "drift.readings", "Architectures", _data("Measured / predicted", readings), "circle", SEARCH, size=5
     )
     points["itemStyle"]["opacity"] = 0.42
+    label = {"color": BAD, "position": "insideEndTop"}
+    limits: list[Datum] = [{"yAxis": level, "label": label} for level in (1 - LIMIT, 1 + LIMIT)]
     series = [
         points,
         _line("drift.median", "Their median, by session", medians, SEARCH, "solid"),
         _line("drift.canary", "Canary, by session", canary, BASELINE, "dashed"),
-        mark_line_series("drift.limits", "Limits", [{"yAxis": 1 - LIMIT}, {"yAxis": 1 + LIMIT}]),
+        mark_line_series("drift.limits", "Limits", limits),
     ]
     ratios = [1 - LIMIT, 1 + LIMIT, *(ratio for _, ratio in (*readings, *canary))]
     return {

@@ -116,7 +116,7 @@ def zoom() -> Options:
     return {
         "media": [
             {"query": {"maxWidth": _PHONE_WIDTH}, "option": {"toolbox": {"show": False}, "legend": {"right": 0}}},
-            {"option": {"toolbox": {"show": True}, "legend": {"right": 110}}},
+            {"option": {"toolbox": {"show": True}, "legend": {"right": 126}}},
         ],
         "dataZoom": [{**wheel, "xAxisIndex": 0}, {**wheel, "yAxisIndex": 0}],
         "toolbox": {
@@ -212,6 +212,13 @@ def cell_label_series(series_id: str, cells: Iterable[tuple[int, int, float]]) -
         "symbolSize": 1,
         "silent": True,
         "itemStyle": {"color": "transparent"},
-        "label": {"show": True, "color": INK, "fontSize": 11, "position": "inside"},
+        "label": {
+            "show": True,
+            "color": INK,
+            "fontSize": 11,
+            "position": "inside",
+            "textBorderColor": SURFACE,  # legible on dark cells and on light ones
+            "textBorderWidth": 2,
+        },
         "data": [{"value": [x, y], "label": {"formatter": f"{value:.2f}"}} for x, y, value in cells],
     }

@@ -69,9 +69,10 @@ def _draw_choice(offered: tuple[tuple[str, str], ...], search_ids: Sequence[str]
         text("Comparing needs two searches that have succeeded.", "muted")
         return
     names = dict(offered) | {i: i for i in search_ids if i not in dict(offered)}
-    select = ui.select(names, multiple=True, value=list(search_ids), label="Searches")
-    select.props(f"outlined dense use-chips max-values={MOST_SEARCHES}").classes("w-full")
-    ui.button("Compare", on_click=lambda: ui.navigate.to(searches_url(select.value))).props("unelevated no-caps")
+    with div("stack"):
+        select = ui.select(names, multiple=True, value=list(search_ids), label="Searches")
+        select.props(f"outlined dense use-chips max-values={MOST_SEARCHES}").classes("w-full")
+        ui.button("Compare", on_click=lambda: ui.navigate.to(searches_url(select.value))).props("unelevated no-caps")
 
 
 def _draw(searches: tuple[SearchSchema, ...], fronts: tuple[FrontSchema, ...]) -> None:

@@ -82,7 +82,7 @@ def _draw_row(version: PredictorVersionSchema) -> None:
         text(formatting.figure(version.spearman, ".3f"), "whole num", "td")
         text(formatting.figure(version.coverage, ".0%"), "whole num", "td")
         _draw_searches(version.searches)
-        with div(tag="td"):
+        with div("reason" if version.why else "", "td"):
             if version.in_use:
                 text("in use", "badge verified", "span")
             elif not version.better:

@@ -133,7 +133,7 @@ def _draw_header(
         if may_change_it:
             draw_rename(client, shell, name)
             actions.draw({name: None})
-    text(facts, "small muted")
+    text(facts, "small muted").style("margin-top: .4rem")
 
 
 def _draw_warnings(warnings: tuple[str, ...]) -> None:

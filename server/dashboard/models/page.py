@@ -98,7 +98,7 @@ def _draw_header(
         if may_change:
             never: tuple[JobCommand, ...] = ("retry",) if refused else ()
             actions.draw({name: status}, without=never)
-    text(source, "small muted")
+    text(source, "small muted").style("margin-top: .4rem")
 
 
 def _refusal(model: UserModelSchema) -> str | None:

@@ -81,7 +81,7 @@ def _draw_table(title: str, columns: Sequence[str], rows: Iterable[tuple[str | t
 
 def _draw_cell(cell: str | tuple[str, ...]) -> None:
     if isinstance(cell, str):
-        text(cell, tag="td")
+        text(cell, "reason" if " " in cell else "", "td")  # a sentence, not a name
         return
     with text(first_names(cell, _LISTED), tag="td"):
         if len(cell) > _LISTED:
