@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import digamma, gammaln
 
 from nas.core.arch import Floats
 
@@ -111,6 +110,8 @@ def _heavy_tailed(grams_HNN: Floats, rest_N: Floats, weight_N: Floats) -> tuple[
     """For each prior and each noise, which is lower for a measurement of more weight: the inverse covariance of the
     measurements and the log evidence (its variational bound), where every measurement's precision is a Gamma
     variable, which makes the noise Student's t."""
+    from scipy.special import digamma, gammaln  # takes 30 MB, and the server fits nothing
+
     n, half = len(rest_N), _FREEDOM / 2
     noise_Q1 = _NOISES[:, None]
     noise_QN = noise_Q1 / weight_N

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import nnls
 
 from nas.core.arch import Floats, Genes, as_archs
 from nas.core.layers import Layer
@@ -130,6 +129,8 @@ def _aligned(part: MeasuredWork, kinds: Sequence[str]) -> Floats:
 
 def _least_squares(x_RC: Floats, ms_R: Floats, prior_C: Floats | None) -> Floats:
     """Times that are not negative, by relative error, near ``prior_C`` (None: 0, and hardly pulled)."""
+    from scipy.optimize import nnls  # takes 50 MB, and the server fits nothing
+
     x_RC = x_RC / ms_R[:, None]
     scale_C = np.sqrt((x_RC**2).mean(0))
     scale_C = np.where(scale_C > 0, scale_C, 1.0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 # Several test processes share the cores, and threads that wait for each other there take many times as long. Set before
 # any library that reads them is imported; child processes inherit them.
@@ -19,6 +20,8 @@ from tests.support.browsing import ServedDashboard, browsing, served, watched  #
 from tests.support.databases import migrated_once, postgres_missing, postgres_server, postgres_url  # noqa: E402
 
 pytest.register_assert_rewrite("nas.testing")
+settings.register_profile("shared cores", deadline=None)  # other processes may take the core at any time
+settings.load_profile("shared cores")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,6 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtrit
 
 from nas.core.arch import Floats, Genes
 from nas.core.device import Latency
@@ -205,6 +204,8 @@ def margin(residual_ms_N: Floats) -> float:
     """By how many ms a bound lies above the mean: the order statistic of the residuals that conformal prediction takes,
     the largest of a few; but at least what Student's t distribution of the same spread takes, since a few residuals
     seldom hold a large one. Both are widened, the more the fewer they are: ``_trust`` has seen them."""
+    from scipy.special import stdtrit  # takes 30 MB, and the server fits nothing
+
     n = len(residual_ms_N)
     rank = min(n, int(np.ceil(_LEVEL * (n + 1))))
     spread_ms = float(np.sqrt((residual_ms_N**2).mean() * (1.0 + 1.0 / n)))

@@ -46,11 +46,16 @@ def try_operators(
     measure: Measurer,
     seed: int,
 ) -> OperatorTrial:
-    """Raises NotMeasuredYet as ``measure`` does."""
+    """Choices that no working network has may only have met a failing one: they are tried again without it. Raises
+    NotMeasuredYet as ``measure`` does."""
     genes_NG = covering_networks(space, seed)
     problems = _problems(as_archs(space.id, genes_NG), short(profile), export_onnx, measure)
     if problems[0] is not None:
         return OperatorTrial(nothing_runs=problems[0])
+    more_NG = separating_networks(space, seed, genes_NG, problems)
+    if len(more_NG):
+        genes_NG = np.concatenate([genes_NG, more_NG])
+        problems += _problems(as_archs(space.id, more_NG), short(profile), export_onnx, measure)
     return OperatorTrial(blamed(space, genes_NG, problems))
 
 
@@ -63,14 +68,7 @@ def short(profile: DeviceProfile) -> DeviceProfile:
 def covering_networks(space: SearchSpace, seed: int) -> Genes:
     """Networks that together have every choice that any network can have, the smallest network first and then those
     that differ least from it; (N, G)."""
-    generator = rng(seed, Stream.OPERATOR_TRIAL)
-    smallest_G = space.canonical(np.zeros((1, len(space.decisions)), dtype=np.int64))[0]
-    largest_G = choice_counts(space.decisions) - 1
-    drawn_NG = sample(space.decisions, generator, POOL)
-    pool = np.concatenate([smallest_G[None], neighbours(space.decisions, smallest_G), largest_G[None], drawn_NG])
-    pool = space.canonical(pool)
-    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
-    pool = pool[np.argsort((pool != smallest_G).sum(axis=1), kind="stable")]
+    pool = _pool(space, seed)
     rows = {0}
     for gene, decision in enumerate(space.decisions):
         for choice in range(len(decision.choices)):
@@ -79,17 +77,53 @@ def covering_networks(space: SearchSpace, seed: int) -> Genes:
     return pool[sorted(rows)]
 
 
+def separating_networks(space: SearchSpace, seed: int, genes_NG: Genes, problems: Sequence[str | None]) -> Genes:
+    """For each choice that is suspected beside another one of the same network: a network that has it and otherwise
+    choices that work, where there is one; (N, G)."""
+    works = _working(genes_NG, problems)
+    pool, rows = _pool(space, seed), set()
+    known_NG = np.array([[(g, int(c)) in works for g, c in enumerate(row)] for row in pool])
+    for gene, choice in {s for suspects, _ in _failing(genes_NG, problems) for s in suspects if len(suspects) > 1}:
+        alone = (pool[:, gene] == choice) & np.delete(known_NG, gene, axis=1).all(axis=1)
+        rows.update(np.flatnonzero(alone)[:1].tolist())
+    return pool[sorted(rows)]
+
+
+def _pool(space: SearchSpace, seed: int) -> Genes:
+    """Different networks, those that differ least from the smallest first, which is the first of all; (N, G)."""
+    smallest_G = space.canonical(np.zeros((1, len(space.decisions)), dtype=np.int64))[0]
+    largest_G = choice_counts(space.decisions) - 1
+    drawn_NG = sample(space.decisions, rng(seed, Stream.OPERATOR_TRIAL), POOL)
+    pool = np.concatenate([smallest_G[None], neighbours(space.decisions, smallest_G), largest_G[None], drawn_NG])
+    pool = space.canonical(pool)
+    pool = pool[np.sort(np.unique(pool, axis=0, return_index=True)[1])]
+    return pool[np.argsort((pool != smallest_G).sum(axis=1), kind="stable")]
+
+
 def blamed(space: SearchSpace, genes_NG: Genes, problems: Sequence[str | None]) -> tuple[ExcludedChoice, ...]:
-    """The choices behind the problems of N networks: those that no network without a problem has. Of several in one
-    network, those that are already blamed explain it."""
-    working = [row for row, problem in zip(genes_NG, problems, strict=True) if problem is None]
-    works = {(g, int(c)) for row in working for g, c in enumerate(row)}
+    """The choices behind the problems of N networks: those that no network without a problem has. Networks with the
+    fewest of them say most, so they come first; of several in one network, those that are already blamed explain it."""
     reasons: dict[tuple[int, int], str] = {}
-    for row, problem in zip(genes_NG, problems, strict=True):
-        suspects = [(g, int(c)) for g, c in enumerate(row) if (g, int(c)) not in works]
-        if problem is not None and not any(suspect in reasons for suspect in suspects):
+    for suspects, problem in sorted(_failing(genes_NG, problems), key=lambda of_network: len(of_network[0])):
+        if not any(suspect in reasons for suspect in suspects):
             reasons |= dict.fromkeys(suspects, problem)
     return tuple(ExcludedChoice(space.decisions[g].name, c, reason) for (g, c), reason in reasons.items())
+
+
+def _working(genes_NG: Genes, problems: Sequence[str | None]) -> set[tuple[int, int]]:
+    """Genes and choices of the networks without a problem."""
+    working = [row for row, problem in zip(genes_NG, problems, strict=True) if problem is None]
+    return {(g, int(c)) for row in working for g, c in enumerate(row)}
+
+
+def _failing(genes_NG: Genes, problems: Sequence[str | None]) -> list[tuple[list[tuple[int, int]], str]]:
+    """Of each network with a problem, the choices that no working one has, and the problem."""
+    works = _working(genes_NG, problems)
+    return [
+        ([(g, int(c)) for g, c in enumerate(row) if (g, int(c)) not in works], problem)
+        for row, problem in zip(genes_NG, problems, strict=True)
+        if problem is not None
+    ]
 
 
 def _problems(

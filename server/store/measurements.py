@@ -282,6 +282,8 @@ def agent_wait_reasons(session: Session, job_ids: Collection[str], now: float) -
         .where(MeasurementRow.job_id.in_(job_ids))
         .group_by(MeasurementRow.job_id, MeasurementRow.device)
     ).all()
+    if not counts:
+        return {}
     seen_at = {row.name: row.seen_at for row in session.execute(select(AgentRow.name, AgentRow.seen_at))}
     reasons: dict[str, list[str]] = {}
     for job_id, device, total, open_count in sorted(counts, key=lambda row: (row.job_id, row.device)):

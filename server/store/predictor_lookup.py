@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from nas.core.jobs import PredictorBlob
@@ -24,19 +24,23 @@ class RelatedDevice:
     other_space: bool = False
 
 
+_CURRENT_PROFILE = select(DeviceRow.profile_id).where(DeviceRow.name == bindparam("device")).scalar_subquery()
+_NEWEST_ACCEPTED = (  # built once: every submission runs it
+    select(PredictorRow)
+    .where(PredictorRow.device == bindparam("device"), PredictorRow.space_id == bindparam("space_id"))
+    .where(PredictorRow.better, PredictorRow.created_at <= bindparam("until"))
+    .order_by((PredictorRow.profile_id == _CURRENT_PROFILE).desc(), PredictorRow.number.desc())
+    .limit(1)
+)
+
+
 def find_predictor(
     session: Session, device: str, space_id: str | None, until: float | None = None
 ) -> PredictorRow | None:
     """Return the newest accepted predictor version of a device for a space, created at or before ``until`` if given.
     Versions of the device's present profile are preferred."""
-    current = select(DeviceRow.profile_id).where(DeviceRow.name == device).scalar_subquery()
-    return session.scalars(
-        select(PredictorRow)
-        .where(PredictorRow.device == device, PredictorRow.space_id == space_id, PredictorRow.better)
-        .where(PredictorRow.created_at <= (until if until is not None else math.inf))
-        .order_by((PredictorRow.profile_id == current).desc(), PredictorRow.number.desc())
-        .limit(1)
-    ).first()
+    values = {"device": device, "space_id": space_id, "until": until if until is not None else math.inf}
+    return session.scalars(_NEWEST_ACCEPTED, values).first()
 
 
 def versions_before(session: Session, predictor: PredictorRow) -> list[PredictorRow]:

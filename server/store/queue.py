@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, or_, select, true
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, true
 from sqlalchemy.orm import Session, aliased
 
 from nas.core.lifecycle import LEASED
@@ -37,9 +37,12 @@ class ClusterCapacity:
     elastic: bool
 
 
+_LIVE_WORKERS = select(WorkerRow).where(WorkerRow.seen_at > bindparam("since"))
+
+
 def cluster_capacity(session: Session, now: float) -> ClusterCapacity:
     """Sum up the live dispatchers."""
-    rows = session.scalars(select(WorkerRow).where(WorkerRow.seen_at > now - WORKER_TIMEOUT_S)).all()
+    rows = session.scalars(_LIVE_WORKERS, {"since": now - WORKER_TIMEOUT_S}).all()
     return ClusterCapacity(
         workers=len(rows),
         nodes=tuple(node for row in rows for node in row.nodes),
@@ -128,8 +131,15 @@ def wait_reasons(session: Session, jobs: Sequence[Job], now: float) -> dict[str,
 
 _QUEUE = (
     select(Job.id, Job.owner, Job.created_at)
-    .where(Job.status == "queued", Job.kind != "dry_run")
+    .where(Job.status == "queued", Job.kind != "dry_run", ~waits_for_agent())
     .order_by(Job.owner, Job.precedence, Job.created_at, Job.id)
+)
+
+
+_URGENT = (
+    select(Job.id)
+    .where(Job.status == "queued", Job.kind == "dry_run", ~waits_for_agent())
+    .order_by(Job.created_at, Job.id)
 )
 
 
@@ -147,12 +157,12 @@ def queue_positions(session: Session, jobs: Sequence[Job], running: Mapping[str,
     The n-th job (from 0) of an owner with r running jobs takes turn r + n, and jobs of one turn go by age. So a place
     follows from the lengths of the owners' queues and from the jobs of the same turn, both read from the index.
     """
-    urgent = session.scalars(_queued_ids(Job.kind == "dry_run").order_by(Job.created_at, Job.id)).all()
+    urgent = session.scalars(_URGENT).all()
     places: dict[str, int] = {job_id: place for place, job_id in enumerate(urgent, start=1)}
     ages: dict[str, list[float]] = defaultdict(list)  # of each owner's queue, in its order
     ranks: list[tuple[str, str, int]] = []
     page_ids = {job.id for job in jobs}
-    for job_id, owner, created_at in session.connection().execute(_QUEUE.where(~waits_for_agent())):
+    for job_id, owner, created_at in session.connection().execute(_QUEUE):
         if job_id in page_ids:
             ranks.append((job_id, owner, len(ages[owner])))
         ages[owner].append(created_at)
@@ -171,20 +181,18 @@ def _count_before(queue: Sequence[float], rank: int, owner: str, age: tuple[floa
     return rank + ((queue[rank], owner) < age)
 
 
-def _queued_ids(*where: ColumnElement[bool]) -> Select[str]:
-    return select(Job.id).where(Job.status == "queued", ~waits_for_agent(), *where)
-
-
 def _retry_wait_reason(job: Job, now: float) -> str:
     if job.available_at is None or job.available_at <= now:
         return ""
     return f"tries again in {job.available_at - now:.0f} s, after: {job.last_crash}"
 
 
+_RUNNING = select(Job.owner, func.count()).where(Job.status.in_(LEASED)).group_by(Job.owner)
+
+
 def running_by_owner(session: Session) -> dict[str, int]:
     """Count the leased jobs of each owner."""
-    query = select(Job.owner, func.count()).where(Job.status.in_(LEASED)).group_by(Job.owner)
-    return {row[0]: row[1] for row in session.execute(query)}
+    return {row[0]: row[1] for row in session.execute(_RUNNING)}
 
 
 def capacity_shortage(required: ResourceSpec, capacity: ClusterCapacity) -> str | None:

@@ -165,13 +165,13 @@ def test_timeout_reports_progress_and_stops_the_worker(api: TestClient, store: S
     leases = []
     store.jobs.heartbeat("worker", 1)
     dry_run = asyncio.run(_held_by_a_worker(store, leases))
-    assert "not done within 0.2 s (timing explore)" in (dry_run.cost_missing or "")
+    assert "not done within 1 s (timing explore)" in (dry_run.cost_missing or "")
     assert fakes.append(store, leases[0], PRICED[1:]) == "lost"
     assert not store.jobs.finish(leases[0], "succeeded")
 
 
 async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
-    """A dry run of 0.2 s whose worker claims it at the first poll and is still at it at the last."""
+    """A dry run of a second whose worker claims it at the first poll and is still at it at the last."""
 
     async def begins() -> bool:
         if not leases:
@@ -180,7 +180,7 @@ async def _held_by_a_worker(store: Store, leases: list[Any]) -> DryRunSchema:
             fakes.append(store, leases[0], [PRICED[0], progress], 60.0)
         return False
 
-    return await _time(fakes.search_spec(), store, 0.2, begins)
+    return await _time(fakes.search_spec(), store, 1.0, begins)
 
 
 async def _time(spec: SearchSpec, store: Store, wait_s: float, disconnected: Any) -> DryRunSchema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import func, select
@@ -96,7 +96,7 @@ class SubmissionReader(Reader):
             return SubmissionContext(
                 device_names=tuple(session.scalars(select(DeviceRow.name).order_by(DeviceRow.name))),
                 added={name: added for name in spec.devices if (added := _added(session, name)) is not None},
-                onboarding=_onboarding(session, spec.devices),
+                onboarding=_onboarding(session, [name for name in spec.devices if name not in predictors]),
                 predictors={name: StoredPredictor(row.family, row.blob) for name, row in predictors.items()},
                 precisions={name: row.profile.protocol.precision for name, row in predictors.items()},
                 energy=_energy(session, single) if single is not None else None,
@@ -132,7 +132,9 @@ def _added(session: Session, device: str) -> DeviceSpec | None:
     return None if record is None else DeviceSpec.model_validate(record)
 
 
-def _onboarding(session: Session, devices: tuple[str, ...]) -> frozenset[str]:
+def _onboarding(session: Session, devices: Sequence[str]) -> frozenset[str]:
+    if not devices:
+        return frozenset()
     active = select(Job.name).where(Job.kind == "device", Job.name.in_(devices), Job.status.not_in(ENDED))
     return frozenset(session.scalars(active))
 

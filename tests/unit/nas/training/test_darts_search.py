@@ -376,7 +376,7 @@ def test_nothing_is_pruned_before_the_architecture_parameters_learn(data: Datase
 def test_a_series_has_ever_fewer_operations_and_macs(data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """One edge after the other fades while the others hold; whatever lasts for long enough is one of the series."""
     options: dict[str, Any] = {"preset": "gold", "epochs": 40, "prune_until": 0.05, "tune_epochs": 0, "batch_size": 80}
-    learning = begin(data, **options)
+    learning = begin(data, alpha_warmup=0, **options)
     fades = {6: [0, 1], 14: [2], 22: [4], 30: [5]}  # by epoch: edges that lose all their operations
     emitted: list[tuple[float, int]] = []
 
