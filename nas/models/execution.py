@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from nas.convolution import conv2d
 from nas.core.operators import (
     AdaptivePool2dOp,
     AttentionOp,
@@ -319,7 +320,7 @@ def _convolution(
     top, left, bottom, right = operator.padding
     if (top, left) != (bottom, right):
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
-    return F.conv2d(x, weight, bias, operator.stride, (top, left), operator.dilation, operator.groups)
+    return conv2d(x, weight, bias, operator.stride, (top, left), operator.dilation, operator.groups)
 
 
 def _norm(

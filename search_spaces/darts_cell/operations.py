@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.convolution import PlainConv2d, conv2d
 from search_spaces.darts_cell.cell import MAX
 from search_spaces.layers.entangled import centre, entangled_kernel
 from search_spaces.layers.widening import repeat_channels
@@ -48,7 +49,7 @@ def normalised(x_BCHW: Tensor, scale: Tensor | None = None) -> Tensor:
 def plain_conv(
     c_in: int, c_out: int, kernel: int = 1, stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    return nn.Conv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
+    return PlainConv2d(c_in, c_out, kernel, stride, padding, dilation, groups, bias=False)
 
 
 class FactorizedReduction(nn.Module):
@@ -79,7 +80,7 @@ class FactorizedReduction(nn.Module):
         """The output for some of the channels, already rectified; normalised by the batch, times ``scale``."""
         c = x_BCHW.shape[1]
         halves = [
-            F.conv2d(x, conv.weight[: c // 2, :c], stride=2)
+            conv2d(x, conv.weight[: c // 2, :c], stride=2)
             for x, conv in ((x_BCHW, self.even), (self.one_on(x_BCHW), self.odd))
         ]
         return normalised(torch.cat(halves, dim=1), scale)

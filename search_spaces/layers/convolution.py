@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from nas.convolution import PlainConv2d, conv2d
 from search_spaces.layers.first_channels import first
 from search_spaces.layers.layout import pointwise
 from search_spaces.layers.plain_copies import filled
@@ -26,11 +26,11 @@ class ElasticConv(nn.Module):
         weight = first(self.weight, c_out, x_BCHW.shape[1])
         if self.kernel == self.stride == 1:
             return pointwise(x_BCHW, weight)
-        return F.conv2d(x_BCHW, weight, stride=self.stride, padding=self.kernel // 2)
+        return conv2d(x_BCHW, weight, stride=self.stride, padding=self.kernel // 2)
 
     @torch.no_grad()
     def cut(self, c_in: int, c_out: int) -> nn.Conv2d:
         """The first channels as a plain convolution."""
         with torch.device("meta"):
-            conv = nn.Conv2d(c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
+            conv = PlainConv2d(c_in, c_out, self.kernel, self.stride, self.kernel // 2, bias=False)
         return filled(conv, weight=self.weight[:c_out, :c_in])

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from nas.convolution import conv2d
 from nas.core.arch import Arch
 from nas.supernet import Supernet
 from search_spaces.layers.batch_norm import ElasticBatchNorm
@@ -28,7 +29,7 @@ class StridedConvNorm(nn.Module):
     def forward(self, x_BCHW: torch.Tensor, stride: int = 1) -> torch.Tensor:
         """(B, c_in, H, W) -> (B, c_out, H/stride, W/stride)."""
         padding = self.conv.kernel // 2
-        out: torch.Tensor = self.norm(F.conv2d(x_BCHW, self.conv.weight, stride=stride, padding=padding))
+        out: torch.Tensor = self.norm(conv2d(x_BCHW, self.conv.weight, stride=stride, padding=padding))
         return out
 
     def cut(self, stride: int = 1) -> list[nn.Module]:
