@@ -26,7 +26,7 @@ def conv2d(
         rows, columns = (stride, stride) if isinstance(stride, int) else stride
         if max(rows, columns) > 1:
             x_BCHW, stride = x_BCHW[:, :, ::rows, ::columns], 1
-    return F.conv2d(x_BCHW, weight, bias, stride, padding, dilation, groups)  # type: ignore[arg-type]
+    return F.conv2d(x_BCHW, weight, bias, stride, padding, dilation, groups)
 
 
 class PlainConv2d(nn.Conv2d):
