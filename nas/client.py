@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, JsonValue, TypeAdapter, ValidationError
 
 from nas.core import errors
 from nas.core.access import Scope
@@ -691,6 +691,8 @@ class Client:
     def _post(self, view: type[V], path: str, body: BaseModel | None = None, **kwargs: Any) -> V:
         sparse = isinstance(body, ExtendBody | ForkBody)
         payload = body.model_dump(mode="json", exclude_none=sparse) if body is not None else None
+        if payload is not None and isinstance(body, SearchSpec | DeviceSpec | ModelSpec) and body.data is not None:
+            payload["data"] = _given(body.data)
         return self._read(TypeAdapter(view), self._request("POST", path, json=payload, **kwargs))
 
     def _submit(self, view: type[V], path: str, body: BaseModel, key: str | None, **kwargs: Any) -> V:
@@ -818,3 +820,8 @@ def _segment(name: str) -> str:
 
 def _non_null(query: Mapping[str, QueryValue] | None) -> dict[str, QueryValue]:
     return {k: v for k, v in (query or {}).items() if v is not None}
+
+
+def _given(data: DataSpec) -> dict[str, JsonValue]:
+    """A data set as JSON, without a task and a seed that nobody gave: those of a data set with a name stay then."""
+    return data.model_dump(mode="json", exclude={"task", "seed"} - data.model_fields_set)

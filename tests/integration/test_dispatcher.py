@@ -382,7 +382,8 @@ def test_stop_returns_the_job_to_the_queue(store: Store, watched: ObservedJobs, 
     assert store.queries.counts(30.0) == (0, 1, 0)
     again = store.jobs.claim("other", 10.0)
     assert again is not None
-    assert [e["kind"] for e in again.events if e["kind"] != "progress"] == ["stage_started", "checkpoint"]
+    beside = ("progress", "warned")  # on a busy machine a job is warned of its silence
+    assert [e["kind"] for e in again.events if e["kind"] not in beside] == ["stage_started", "checkpoint"]
 
 
 @pytest.mark.slow

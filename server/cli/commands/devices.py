@@ -10,7 +10,6 @@ import typer
 from nas.core.errors import InvalidInput, InvalidSpec
 from nas.core.spec import DataSpec, DeviceSpec, SpaceSpec, parse_spec
 from nas.core.strict_yaml import parse_yaml
-from nas.core.tasks import DEFAULT_TASK
 from server.cli import progress, render
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED, MARKUP
@@ -68,8 +67,9 @@ def devices_add(
         str | None, typer.Option(help="Path of the data set, on the machine that runs `nas serve`.")
     ] = None,
     task: Annotated[
-        str, typer.Option(help="The task of the searches, which decides what networks give.")
-    ] = DEFAULT_TASK,
+        str | None,
+        typer.Option(help="The task of the searches, which decides what networks give; without it, that of the data."),
+    ] = None,
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
@@ -122,12 +122,11 @@ def devices_add(
     source = next((option for option, is_set in sources.items() if is_set), "worker")
     default = SpaceSpec()
     space_record = {"name": space or default.name, "model": model, "params": key_values(param or [])}
-    data_spec = DataSpec(name=data, path=data_path, task=task, params=key_values(data_param or []))
     record = {
         "name": name,
         "source": source,
         "space": default.model_dump() if space is None and model is None and not param else space_record,
-        "data": data_spec.beside(Path.cwd()).model_dump(),
+        "data": data_record(data, data_path, task, data_param),
         "predictor": predictor,
         "samples": samples,
         "threads": threads,
@@ -278,6 +277,12 @@ def _read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def data_record(name: str, path: Path | str | None, task: str | None, params: list[str] | None) -> dict[str, object]:
+    """A data set as options give it: without a task, it has the one that it was added with, or the default."""
+    given = {"name": name, "path": path, "params": key_values(params or [])} | ({} if task is None else {"task": task})
+    return parse_spec(DataSpec, given).beside(Path.cwd()).model_dump(exclude_unset=True)
 
 
 def key_values(texts: list[str]) -> dict[str, object]:

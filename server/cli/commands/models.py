@@ -12,13 +12,12 @@ from rich.markup import escape
 
 from nas.core.errors import InvalidInput
 from nas.core.model_spec import ModelSpec, PreprocessingSpec
-from nas.core.spec import DataSpec, parse_spec
-from nas.core.tasks import DEFAULT_TASK
+from nas.core.spec import parse_spec
 from nas.models.intake import report_intake
 from nas.models.reading.child import ReadLimits, check_file, read_model
 from nas.schemas.user_models import UserModelDetailSchema, UserModelSchema
 from server.cli import progress, render
-from server.cli.commands.devices import key_values
+from server.cli.commands.devices import data_record
 from server.cli.following import until_interrupted
 from server.cli.lazy import FAILED
 from server.cli.model_report import draw_report, sizes
@@ -59,7 +58,9 @@ def add_model(
     data_param: Annotated[
         list[str] | None, typer.Option(help="A data-set parameter, key=value; may be repeated.")
     ] = None,
-    task: Annotated[str, typer.Option(help="What is learned from the data.")] = DEFAULT_TASK,
+    task: Annotated[
+        str | None, typer.Option(help="What is learned from the data; without it, what they were added with.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="Measure the model as it came on this device, too.")] = None,
     key: KeyOption = None,
     watch: Annotated[bool, typer.Option("--watch/--no-watch", help="Stay and show progress.")] = True,
@@ -87,8 +88,7 @@ def add_model(
         check_file(file, ReadLimits())
     record: dict[str, object] = {"name": name, "device": device}
     if data is not None:
-        data_spec = DataSpec(name=data, path=data_path, task=task, params=key_values(data_param or []))
-        record["data"] = data_spec.beside(Path.cwd()).model_dump()
+        record["data"] = data_record(data, data_path, task, data_param)
     if mean is not None and std is not None:
         record["preprocessing"] = {"mean": _numbers("--mean", mean), "std": _numbers("--std", std)}
         parse_spec(PreprocessingSpec, record["preprocessing"])  # before the upload, which takes longer

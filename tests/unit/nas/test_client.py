@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -16,8 +17,9 @@ from nas.client import RETRY_DELAYS_S, Client, UnexpectedAnswer, Unreachable
 from nas.core import errors
 from nas.core.access import LOCAL
 from nas.core.drift import Drift
+from nas.core.errors import HwnasError
 from nas.core.events import Warned
-from nas.core.spec import DeviceSpec, SearchSpec
+from nas.core.spec import DataSpec, DeviceSpec, SearchSpec
 from nas.schemas.candidates import ArtifactSchema, CandidateDetailSchema, CandidatePage, FrontSchema
 from nas.schemas.devices import DeviceComparisonSchema, DeviceSchema, OnboardingPage
 from nas.schemas.dry_runs import DryRunSchema
@@ -212,6 +214,15 @@ def test_readiness_of_an_unready_service_is_returned(status: int, ready: bool) -
 def test_extension_body_omits_unset_fields(nas: Client, service: SeededService) -> None:
     nas.extend(service.search, ExtendBody(evaluations=16))
     assert service.body() == {"evaluations": 16}
+
+
+def test_a_task_that_nobody_gave_is_not_sent(nas: Client, service: SeededService) -> None:
+    """Else it would replace that of a data set with a name."""
+    nas.submit(SearchSpec(data=DataSpec()))
+    assert {"task", "seed"}.isdisjoint(service.body()["data"])
+    with contextlib.suppress(HwnasError):
+        nas.submit(SearchSpec(data=DataSpec(name="shapes", task="segmentation")))
+    assert service.body()["data"]["task"] == "segmentation"
 
 
 def test_key_and_token_are_headers(service: SeededService) -> None:
