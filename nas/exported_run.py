@@ -57,7 +57,10 @@ def _filter(size: int, out: int) -> NDArray[np.float32]:
 
 def read_images(path: Path, key: str | None) -> NDArray[Any]:
     """The array in ``path``; of an archive the one named ``key``, which may be left out if there is only one."""
-    loaded = np.load(path, allow_pickle=False)
+    try:
+        loaded = np.load(path, allow_pickle=False)
+    except ValueError as error:  # what NumPy says of any other file
+        raise ValueError(f"expected an array in a .npy file or an .npz archive, got {path.name}") from error
     if isinstance(loaded, np.ndarray):
         return loaded
     with loaded:

@@ -534,3 +534,10 @@ def test_asymmetric_padding_is_exported_without_a_warning() -> None:
     x = np.random.default_rng(0).random((2, *SHAPE), dtype=np.float32)
     [y] = session.run(None, {"image": x})
     np.testing.assert_allclose(y, module(torch.from_numpy(x)).detach().numpy(), atol=1e-5)
+
+
+def test_the_runner_says_which_files_it_reads(tmp_path: Path) -> None:
+    picture = tmp_path / "cat.png"
+    picture.write_bytes(b"\x89PNG....")
+    with pytest.raises(ValueError, match=r"expected an array in a \.npy file or an \.npz archive, got cat\.png"):
+        exported_run.read_images(picture, None)
