@@ -308,7 +308,9 @@ class SearchSpec(_Strict):
         valid = (expected, *COSTS)
         for at, name in enumerate(names):
             if name not in valid:
-                raise ValueError(f"objectives.{at}.name: {UnknownName('objective', name, valid)}")
+                other = task_of_objective(name)
+                hint = "" if other is None else f" It is the quality of the task {other.name}: give data.task as well."
+                raise ValueError(f"objectives.{at}.name: {UnknownName('objective', name, valid)}{hint}")
         if qualities != [expected] or not 2 <= len(names) <= 4:
             raise ValueError(f"expected {expected} and 1 to 3 more of {', '.join(COSTS)}, got {', '.join(names)}")
         return value

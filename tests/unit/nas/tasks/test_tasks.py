@@ -136,6 +136,8 @@ def test_a_spec_has_the_quality_of_its_task_as_objective() -> None:
     assert [o.name for o in spec.objectives] == ["miou", "latency"]
     with pytest.raises(InvalidSpec, match=r"objectives\.0\.name: unknown objective 'accuracy': expected one of .*mae"):
         parse_spec(SearchSpec, {"data": {"task": "regression"}, "objectives": [{"name": "accuracy"}, {"name": "macs"}]})
+    with pytest.raises(InvalidSpec, match=r"quality of the task segmentation: give data\.task as well"):
+        parse_spec(SearchSpec, {"data": {"name": "shapes"}, "objectives": [{"name": "miou"}, {"name": "macs"}]})
     with pytest.raises(UnknownName, match=r"unknown task 'segmentatoin'.*Did you mean 'segmentation'"):
         load_task("segmentatoin")
 
