@@ -1,7 +1,7 @@
 """Convolutions that may learn on any processor.
 
 oneDNN's weight gradient of a strided 1x1 convolution writes beyond its workspace where channels lie last in memory, are
-fewer than eight, and the processor has AVX2 and nothing newer (uxlfoundation/oneDNN, issue 6035): the process dies, or
+fewer than eight, and the processor has AVX2 and nothing newer (uxlfoundation/oneDNN#6035): the process dies, or
 the gradient is wrong. The same convolution of every stride-th pixel is computed by another kernel, and is no slower.
 """
 
