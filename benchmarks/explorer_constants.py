@@ -42,7 +42,7 @@ def bench(options: Options) -> dict[str, Any]:
     for name in ("nb201.npz", "nb201_oracle.csv"):
         shared_file(options, "data", name)
     table = read(options.shared, DEVELOPMENT_DATA)
-    others = [d for d in table.devices if d not in table.development]
+    other_devices = [d for d in table.devices if d not in table.development]
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
 
         def values(names: Sequence[str], data_sets: Sequence[str], devices: Sequence[str]) -> dict[str, list[float]]:
@@ -58,11 +58,13 @@ def bench(options: Options) -> dict[str, Any]:
 
         chosen_with = values(list(OPTIONS), [DEVELOPMENT_DATA], table.development)
         best = max(chosen_with, key=lambda name: float(np.mean(chosen_with[name])))
-        judged = values(list(dict.fromkeys((SHIPPED, best))), [d for d in DATA_SETS if d != DEVELOPMENT_DATA], others)
+        judged_shares = values(
+            list(dict.fromkeys((SHIPPED, best))), [d for d in DATA_SETS if d != DEVELOPMENT_DATA], other_devices
+        )
     return {
         "options": {name: _against_shipped(name, chosen_with) for name in OPTIONS},
         "best": best,
-        "judged": _against_shipped(best, judged),
+        "judged": _against_shipped(best, judged_shares),
         "setting": {"seeds": len(options.seeds), "queries": QUERIES},
     }
 

@@ -60,8 +60,8 @@ def booleans_for_numbers(model: type[BaseModel], record: object) -> list[str]:
     ``off``, and which Python would take for 1 or 0."""
     if not isinstance(record, dict):
         return []
-    given = [name for name, value in record.items() if isinstance(value, bool)]
-    return [name for name in given if name in _numeric_fields(model)]
+    booleans = [name for name, value in record.items() if isinstance(value, bool)]
+    return [name for name in booleans if name in _numeric_fields(model)]
 
 
 @cache

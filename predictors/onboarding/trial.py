@@ -82,10 +82,10 @@ def separating_networks(space: SearchSpace, seed: int, genes_NG: Genes, problems
     choices that work, where there is one; (N, G)."""
     works = _working(genes_NG, problems)
     pool, rows = _pool(space, seed), set()
-    known_NG = np.array([[(g, int(c)) in works for g, c in enumerate(row)] for row in pool])
+    works_NG = np.array([[(g, int(c)) in works for g, c in enumerate(row)] for row in pool])
     for gene, choice in {s for suspects, _ in _failing(genes_NG, problems) for s in suspects if len(suspects) > 1}:
-        alone = (pool[:, gene] == choice) & np.delete(known_NG, gene, axis=1).all(axis=1)
-        rows.update(np.flatnonzero(alone)[:1].tolist())
+        separates_N = (pool[:, gene] == choice) & np.delete(works_NG, gene, axis=1).all(axis=1)
+        rows.update(np.flatnonzero(separates_N)[:1].tolist())
     return pool[sorted(rows)]
 
 

@@ -21,7 +21,7 @@ from nas.supernet import RelaxedSupernet
 from search_spaces.layers import channel_shuffle
 from search_spaces.layers.batch_norm import ElasticBatchNorm
 from search_spaces.layers.depthwise import PlainDepthwise
-from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.linear import ElasticLinear, plain_head
 from search_spaces.layers.plain_copies import filled
 from search_spaces.layers.residual import Residual
 
@@ -173,9 +173,6 @@ class FBNetSupernet(RelaxedSupernet):
             modules[place] = block.cut()
         modules |= OrderedDict(
             final=self.final.cut(),
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(self.dropout),
-            classifier=self.classifier.cut(self.classifier.in_features, self.classifier.out_features),
+            **plain_head(self.classifier, self.classifier.in_features, self.dropout),
         )
         return nn.Sequential(modules).train(self.training)

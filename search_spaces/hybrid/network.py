@@ -23,7 +23,8 @@ from search_spaces.layers.convolution import ElasticConv
 from search_spaces.layers.fused_block import ElasticFusedBlock, FusedLayers
 from search_spaces.layers.inverted_residual import BlockLayers, ElasticBlock
 from search_spaces.layers.layer_block import ElasticLayerBlock
-from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.linear import ElasticLinear, plain_head
+from search_spaces.layers.plain_copies import module_key
 from search_spaces.layers.slices import UnitSlices
 from search_spaces.layers.transformer import ElasticTransformerBlock
 
@@ -100,10 +101,10 @@ class HybridSupernet(Supernet, AdaptiveRates):
             torch.manual_seed(seed)
             self.stem = ElasticConv(stem.in_shape[0], stem.out_channels, 3, stem.stride)
             self.stem_norm = ElasticBatchNorm(stem.out_channels)
-            self.convolutions = nn.ModuleDict({_key(name): _conv_block(block) for name, block in largest.items()})
+            self.convolutions = nn.ModuleDict({module_key(name): _conv_block(block) for name, block in largest.items()})
             self.transformers = nn.ModuleDict(
                 {
-                    _key(name): _transformer(block)
+                    module_key(name): _transformer(block)
                     for name, block in blocks_of(transformers).items()
                     if isinstance(block, TransformerSizes)
                 }
@@ -138,14 +139,8 @@ class HybridSupernet(Supernet, AdaptiveRates):
             elif part == "map":
                 modules[f"{stage}_map"] = ToMap(*layer.out_shape[:2])
             elif stage in blocks:
-                modules[_key(stage)] = self._cut(stage, blocks.pop(stage))
-        c_in = network.layers[-1].in_shape[0]
-        modules |= OrderedDict(
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(self.dropout),
-            classifier=self.classifier.cut(c_in, self.classifier.out_features),
-        )
+                modules[module_key(stage)] = self._cut(stage, blocks.pop(stage))
+        modules |= plain_head(self.classifier, network.layers[-1].in_shape[0], self.dropout)
         return HybridNetwork(modules).train(self.training)
 
     def _cut(self, name: str, block: HybridBlock) -> nn.Module:
@@ -154,23 +149,18 @@ class HybridSupernet(Supernet, AdaptiveRates):
         return self._convolution(name).cut(block)  # type: ignore[arg-type]
 
     def _transformer(self, name: str) -> ElasticTransformerBlock:
-        module = self.transformers[_key(name)]
+        module = self.transformers[module_key(name)]
         assert isinstance(module, ElasticTransformerBlock)
         return module
 
     def _convolution(self, name: str) -> AnyConvBlock:
-        module = self.convolutions[_key(name)]
+        module = self.convolutions[module_key(name)]
         assert isinstance(module, ElasticBlock | ElasticFusedBlock | ElasticLayerBlock)
         return module
 
     def compiled_parts(self) -> Sequence[nn.Module]:
         """The blocks."""
         return [*self.convolutions.values(), *self.transformers.values()]
-
-
-def _key(name: str) -> str:
-    """A name of a module, which has no dots."""
-    return name.replace(".", "_")
 
 
 def _conv_block(block: HybridBlock) -> AnyConvBlock:

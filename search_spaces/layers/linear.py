@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -34,3 +36,13 @@ class ElasticLinear(nn.Module):
             if self.bias is None
             else filled(linear, weight=weight, bias=self.bias[:c_out])
         )
+
+
+def plain_head(classifier: ElasticLinear, c_in: int, dropout: float) -> OrderedDict[str, nn.Module]:
+    """What follows the last map of ``c_in`` channels in a plain network: global pooling, dropout, the classifier."""
+    return OrderedDict(
+        pool=nn.AdaptiveAvgPool2d(1),
+        flatten=nn.Flatten(),
+        dropout=nn.Dropout(dropout),
+        classifier=classifier.cut(c_in, classifier.out_features),
+    )

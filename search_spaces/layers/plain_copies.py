@@ -16,3 +16,8 @@ def filled(module: M, **tensors: torch.Tensor) -> M:
         copy = tensor.detach().clone(memory_format=torch.contiguous_format)
         setattr(module, name, nn.Parameter(copy) if name in ("weight", "bias") else copy)
     return module
+
+
+def module_key(name: str) -> str:
+    """A name of a module, which has no dots."""
+    return name.replace(".", "_")

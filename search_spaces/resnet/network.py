@@ -22,7 +22,8 @@ from nas.supernet import Supernet
 from search_spaces.layers.importance import importance_order
 from search_spaces.layers.inverted_residual import permute_norm
 from search_spaces.layers.layer_block import ElasticConvLayer, Layers, PlainLayerBlock, computed
-from search_spaces.layers.linear import ElasticLinear
+from search_spaces.layers.linear import ElasticLinear, plain_head
+from search_spaces.layers.plain_copies import module_key
 
 STEM = "stem"
 
@@ -132,7 +133,7 @@ class ResNetSupernet(Supernet):
             for name, layers in largest.blocks.items():
                 added = name in projecting and "shortcut" not in layers
                 sized = _with_shortcut(layers) if added else layers
-                self.blocks[_key(name)] = ElasticConvBlock(sized, rectified=name != STEM)
+                self.blocks[module_key(name)] = ElasticConvBlock(sized, rectified=name != STEM)
             self.classifier = ElasticLinear(classifier.in_shape[0], classifier.out_features)
 
     def forward(self, x_BCHW: torch.Tensor, arch: Arch) -> torch.Tensor:
@@ -149,15 +150,9 @@ class ResNetSupernet(Supernet):
         """A plain ``nn.Sequential`` of this architecture with copied weights."""
         network = self.describe(arch)
         modules: OrderedDict[str, nn.Module] = OrderedDict(
-            (_key(name), self._block(name).cut(layers)) for name, layers in network.blocks.items()
+            (module_key(name), self._block(name).cut(layers)) for name, layers in network.blocks.items()
         )
-        c_in = network.layers[-1].in_shape[0]
-        modules |= OrderedDict(
-            pool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            dropout=nn.Dropout(self.dropout),
-            classifier=self.classifier.cut(c_in, self.classifier.out_features),
-        )
+        modules |= plain_head(self.classifier, network.layers[-1].in_shape[0], self.dropout)
         return nn.Sequential(modules).train(self.training)
 
     def compiled_parts(self) -> Sequence[nn.Module]:
@@ -184,7 +179,7 @@ class ResNetSupernet(Supernet):
                 weight.copy_(weight[:, order])
 
     def _block(self, name: str) -> ElasticConvBlock:
-        block = self.blocks[_key(name)]
+        block = self.blocks[module_key(name)]
         assert isinstance(block, ElasticConvBlock)
         return block
 
@@ -197,8 +192,3 @@ class ResNetSupernet(Supernet):
     def _weight(self, layer: str) -> torch.Tensor:
         """Weights of a layer, shape (outputs, inputs, ...)."""
         return self._conv(layer).conv.weight if "." in layer else self.classifier.weight
-
-
-def _key(name: str) -> str:
-    """A name of a module, which has no dots."""
-    return name.replace(".", "_")

@@ -281,8 +281,8 @@ def _read_bytes(path: Path) -> bytes:
 
 def data_record(name: str, path: Path | str | None, task: str | None, params: list[str] | None) -> dict[str, object]:
     """A data set as options give it: without a task, it has the one that it was added with, or the default."""
-    given = {"name": name, "path": path, "params": key_values(params or [])} | ({} if task is None else {"task": task})
-    return parse_spec(DataSpec, given).beside(Path.cwd()).model_dump(exclude_unset=True)
+    record = {"name": name, "path": path, "params": key_values(params or [])} | ({} if task is None else {"task": task})
+    return parse_spec(DataSpec, record).beside(Path.cwd()).model_dump(exclude_unset=True)
 
 
 def key_values(texts: list[str]) -> dict[str, object]:

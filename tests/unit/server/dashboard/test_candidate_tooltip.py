@@ -41,11 +41,11 @@ def test_numbers_are_written_as_everywhere(page: Any, metric: str) -> None:
 def test_the_metrics_of_the_axes_come_first_and_losses_are_left_out(page: Any) -> None:
     values = {"params": 1e6, "val_accuracy": 97.5, "test_accuracy": 97.0, "val_loss": 0.1, "measured_ms": 0.25}
     [html] = composed(page, [candidate(values)], "measured_ms", "test_accuracy")
-    shown = ("test_accuracy", "measured_ms", "params", "val_accuracy")
-    assert [html.index(formatting.label(name)) for name in shown] == sorted(
-        html.index(formatting.label(name)) for name in shown
+    expected_names = ("test_accuracy", "measured_ms", "params", "val_accuracy")
+    assert [html.index(formatting.label(name)) for name in expected_names] == sorted(
+        html.index(formatting.label(name)) for name in expected_names
     )
-    assert html.count("<tr>") == len(shown)
+    assert html.count("<tr>") == len(expected_names)
 
 
 def test_a_candidate_says_only_what_is_known_of_it(page: Any) -> None:
